@@ -1,0 +1,47 @@
+"""What the ledger can answer besides yes. The docstring or the message is what people read."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from budget.money import format_usd
+
+
+class LedgerError(Exception):
+    """The ledger gave no answer that money may be spent on."""
+
+
+class LedgerDown(LedgerError):
+    """The ledger's Redis cannot be reached or answered with an error; no call is made until it is back."""
+
+
+class LedgerCold(LedgerError):
+    """The ledger's Redis is empty or was restarted; no call is made until its counters are rebuilt from SQL."""
+
+
+@dataclass(eq=False)
+class BudgetExceeded(Exception):
+    """A scope has no room for a call's worst case. Amounts in nano-USD, `resets_at` in seconds since 1970
+    (None: waiting does not help)."""
+
+    scope: str
+    limit: int
+    spent: int
+    reserved: int
+    needed: int
+    resets_at: int | None
+
+    @property
+    def never_fits(self) -> bool:
+        """Even an untouched budget would not hold this call."""
+        return self.needed > self.limit
+
+    def __str__(self) -> str:
+        resets = ""
+        if self.resets_at is not None:
+            resets = f", resets {datetime.fromtimestamp(self.resets_at, UTC):%Y-%m-%d %H:%M} UTC"
+        verdict = "can never fit in" if self.never_fits else "does not fit in what is left of"
+        return (
+            f"budget: a call of up to {format_usd(self.needed)} {verdict} the {self.scope} budget "
+            f"(limit {format_usd(self.limit)}, spent {format_usd(self.spent)}, "
+            f"reserved {format_usd(self.reserved)}{resets})"
+        )

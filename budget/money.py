@@ -1,0 +1,85 @@
+"""Money as integers of nano-USD (1 USD = 1,000,000,000), and what a call costs in them.
+
+Floats never appear: prices and limits enter as `Decimal`, tokens are integers, and a call's cost is rounded
+up once. Lua keeps integers exactly up to 2**53, so no amount above `MAX_NANO` is accepted anywhere.
+"""
+
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+
+NANO_PER_USD = 1_000_000_000
+MAX_NANO = 2**53 - 1
+TOKENS_PER_PRICE = 1_000_000
+
+
+class MoneyError(ValueError):
+    """The amount is no exact number of nano-USD between 0 and 9,007,199.254740991 USD."""
+
+
+def usd_to_nano(amount: Decimal | str | int) -> int:
+    """Exact nano-USD of a USD amount; `MoneyError` if it is negative, too large or finer than a nano-USD."""
+    try:
+        nano = Decimal(amount) * NANO_PER_USD
+        exact = nano == nano.to_integral_value()
+    except InvalidOperation:
+        raise MoneyError(f"{amount!r} is not an amount in USD") from None
+    if not exact or not 0 <= nano <= MAX_NANO:
+        raise MoneyError(f"{amount} USD is not between 0 and 9007199.254740991 in whole nano-USD")
+    return int(nano)
+
+
+def nano_to_usd(nano: int) -> Decimal:
+    """USD of an amount in nano-USD, exact, with nine decimals."""
+    return (Decimal(nano) / NANO_PER_USD).quantize(Decimal("0.000000001"))
+
+
+def format_usd(nano: int) -> str:
+    """`$0.0123` for people: at least two decimals, at most nine, no trailing zeros beyond the second."""
+    text = f"{nano_to_usd(nano):,.9f}"
+    whole, _, decimals = text.partition(".")
+    return f"${whole}.{decimals.rstrip('0').ljust(2, '0')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call, as the provider counted them. `cached` and `cache_write` are parts of `input`,
+    `reasoning` is a part of `output`."""
+
+    input: int
+    output: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.input + self.output
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Prices of one model in nano-USD per million tokens."""
+
+    input: int
+    output: int
+    cached_input: int
+    cache_write: int
+
+    def cost(self, usage: Usage) -> int:
+        """What `usage` costs, in nano-USD, rounded up once."""
+        plain = usage.input - usage.cached - usage.cache_write
+        return _round_up(
+            plain * self.input
+            + usage.cached * self.cached_input
+            + usage.cache_write * self.cache_write
+            + usage.output * self.output
+        )
+
+    def worst_case(self, input_tokens: int, max_output_tokens: int) -> int:
+        """The most that a call can cost, in nano-USD: every input token at the dearest input price."""
+        dearest = max(self.input, self.cached_input, self.cache_write)
+        return _round_up(input_tokens * dearest + max_output_tokens * self.output)
+
+
+def _round_up(nano_times_million: int) -> int:
+    return -(-nano_times_million // TOKENS_PER_PRICE)

@@ -1,0 +1,50 @@
+"""What the environment says about money and about the ledger's Redis."""
+
+from datetime import tzinfo
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings
+
+from budget.money import MoneyError, usd_to_nano
+
+UNLIMITED = "unlimited"
+
+
+def _limit(value: Any) -> int | None:
+    text = str(value).strip()
+    if text.lower() == UNLIMITED:
+        return None
+    try:
+        return usd_to_nano(text)
+    except MoneyError:
+        raise ValueError(
+            f"{text!r} is no limit; give USD from 0 (blocks everything) to 9007199 with at most nine decimals, "
+            f"or '{UNLIMITED}'"
+        ) from None
+
+
+# nano-USD; None means no limit
+Limit = Annotated[int | None, BeforeValidator(_limit)]
+
+
+def _zone(value: Any) -> tzinfo:
+    try:
+        return ZoneInfo(str(value))
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError(f"{value!r} is no IANA time zone; give one such as 'UTC' or 'Europe/Berlin'") from None
+
+
+class BudgetSettings(BaseSettings):
+    """Budgets, from the environment. Limits are USD there and nano-USD here."""
+
+    model_config = {"arbitrary_types_allowed": True, "validate_default": True}
+
+    daily_budget_usd: Limit = Field("50", description="What all jobs may cost in a day.")
+    monthly_budget_usd: Limit = Field("1000", description="What all jobs may cost in a month.")
+    max_cost_per_user_daily_usd: Limit = Field("5", description="What one user's jobs may cost in a day.")
+    budget_timezone: Annotated[tzinfo, BeforeValidator(_zone)] = Field(
+        "UTC", description="The IANA time zone in which days and months begin."
+    )
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="The Redis of the ledger.")

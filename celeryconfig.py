@@ -1,0 +1,52 @@
+"""Celery's settings: broker, queues, routes, schedule. Every name is checked against Celery's own list."""
+
+import os
+from pathlib import Path
+
+from kombu import Queue
+
+_redis = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
+
+broker_url = os.environ.get("CELERY_BROKER_URL", _redis)
+result_backend = "worker.results.JobBackend+" + os.environ.get("CELERY_RESULT_BACKEND", _redis)
+
+imports = ("tasks", "tasks.maintenance")
+task_queues = tuple(Queue(name) for name in ("parse", "generate", "generate-premium", "embed", "maintenance"))
+task_default_queue = "maintenance"
+# a mistyped queue fails instead of filling up unseen
+task_create_missing_queues = False
+# a submitter's choice of queue wins; this is for programs that only know the broker
+task_routes = {
+    "tasks.parse": {"queue": "parse"},
+    "tasks.generate": {"queue": "generate"},
+    "tasks.embed": {"queue": "embed"},
+    "maintenance.*": {"queue": "maintenance"},
+}
+
+accept_content = ["json"]
+result_accept_content = ["json"]
+task_serializer = "json"
+result_serializer = "json"
+# SQL keeps results; Redis carries them to whoever waits
+result_expires = 3600
+
+# Calls wait, they do not compute: threads, and one event loop per process (worker/loop.py).
+worker_pool = "threads"
+worker_concurrency = int(os.environ.get("WORKER_CONCURRENCY", "100"))
+worker_prefetch_multiplier = 1
+worker_send_task_events = True
+task_acks_late = True
+task_reject_on_worker_lost = True
+# Jobs live in SQL: a lost or doubled message is harmless, so redelivery may take its time.
+broker_transport_options = {"visibility_timeout": 3600}
+broker_connection_retry_on_startup = True
+broker_pool_acquire_timeout = 10
+task_publish_retry_policy = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1.0}
+
+timezone = os.environ.get("BUDGET_TIMEZONE", "UTC")
+beat_schedule = {
+    "sweep": {"task": "maintenance.sweep", "schedule": 5.0, "options": {"expires": 10}},
+}
+beat_schedule_filename = str(Path(os.environ.get("PAYMASTER_HOME", ".paymaster")) / "beat-schedule")
+# so that a changed schedule or a short interval is never slept over
+beat_max_loop_interval = 5

@@ -1,0 +1,184 @@
+"""The `paymaster` command."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.stack import StackError, use_running_stack
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="LLM jobs as ordinary Celery tasks, with budgets that cannot be overrun.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@app.command()
+def demo(
+    as_json: Json = False,
+    keep: Annotated[Path | None, typer.Option(help="Keep the database and the logs in this folder.")] = None,
+) -> None:
+    """Run a batch of jobs through a stack of its own, on simulated providers, and check the bill."""
+    from cli.demo import run_demo
+
+    run_demo(as_json=as_json, keep=keep)
+
+
+@app.command()
+def up(
+    as_json: Json = False,
+    simulate: Annotated[
+        bool | None,
+        typer.Option("--simulate/--real", help="Simulated or real providers; by default real ones if a key is set."),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Calls in flight per worker.")] = 100,
+) -> None:
+    """Run the embedded stack in the foreground until Ctrl-C."""
+    from cli.up import run_up
+
+    run_up(as_json=as_json, simulate=simulate, concurrency=concurrency)
+
+
+@app.command()
+def submit(
+    kind: Annotated[str, typer.Argument(help="parse, generate or embed.")],
+    paths: Annotated[list[str], typer.Argument(help="Text, JSON and JSONL files, folders, or - for stdin.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the results and print them.")] = False,
+    user: Annotated[str | None, typer.Option(help="The user the jobs are for.")] = None,
+    api: Annotated[str | None, typer.Option(help="Which API of the product submits them.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model to use.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="The strategy to use.")] = None,
+    artifacts: Annotated[
+        Path | None, typer.Option(help="For generate: a JSON list of objects, or a résumé in the JSON Resume schema.")
+    ] = None,
+    tone: Annotated[str | None, typer.Option(help="For generate: the tone, such as creative.")] = None,
+    use_case: Annotated[str | None, typer.Option(help="For embed: the use case.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Submit jobs from files or standard input."""
+    from cli.submit import Options, run_submit
+
+    common = {"user_id": user, "api": api, "model": model, "strategy": strategy}
+    options = Options(
+        common={name: value for name, value in common.items() if value is not None},
+        artifacts=artifacts,
+        preferences={"tone": tone} if tone else {},
+        use_case=use_case,
+    )
+    sys.exit(run_submit(kind, paths, options, wait=wait, as_json=as_json))
+
+
+@app.command()
+def job(job_id: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = False) -> None:
+    """Show one job: its attempts, its cost and its result."""
+    from cli.show import show_job
+
+    sys.exit(show_job(job_id, as_json=as_json))
+
+
+@app.command()
+def jobs(
+    state: Annotated[str | None, typer.Option(help="queued, running, waiting, succeeded, failed, cancelled.")] = None,
+    kind: Annotated[str | None, typer.Option(help="parse, generate or embed.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
+    api: Annotated[str | None, typer.Option(help="Only this API's.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most this many.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List the latest jobs."""
+    from cli.show import show_jobs
+
+    show_jobs(state=state, kind=kind, user_id=user, api=api, limit=limit, as_json=as_json)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models that jobs may run on, with their prices."""
+    from cli.show import show_models
+
+    show_models(as_json=as_json)
+
+
+@app.command()
+def budget(as_json: Json = False) -> None:
+    """Show how the budgets stand."""
+    from cli.show import show_budget
+
+    show_budget(as_json=as_json)
+
+
+@app.command()
+def simulator(
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,
+    latency: Annotated[float, typer.Option(min=0, help="Seconds before every answer.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Another seed gives other answers.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Play OpenAI and Anthropic over HTTP, with faults on order and a bill of every request."""
+    from simulator.server import run
+
+    def ready(url: str) -> None:
+        exports = {"OPENAI_API_BASE": f"{url}/v1", "ANTHROPIC_API_BASE": url}
+        if as_json:
+            print(json.dumps({"url": url, "environment": exports}), flush=True)
+            return
+        lines = [f"  export {name}={value}" for name, value in exports.items()]
+        print(f"The simulator listens at {url}; the bill is at {url}/bill\n" + "\n".join(lines), flush=True)
+
+    run(host, port, ready=ready, latency_s=latency, seed=seed)
+
+
+@app.command("db-upgrade")
+def db_upgrade(as_json: Json = False) -> None:
+    """Create or migrate the tables of DATABASE_URL."""
+    from cli.output import console, print_json
+    from db.migrate import upgrade
+
+    upgrade()
+    if as_json:
+        print_json({"upgraded": True})
+    else:
+        console.print("The database has the current schema.")
+
+
+def _refusal(error: Exception) -> str | None:
+    """One sentence for an error that people cause or can mend; None for a fault of the program."""
+    from kombu.exceptions import OperationalError as BrokerError
+    from sqlalchemy.exc import OperationalError as DatabaseError
+
+    from budget.errors import LedgerError
+    from cli.inputs import InputError
+    from db.environment import SettingsError
+    from selection.registry import RegistryError, UnknownModel
+    from selection.strategies import UnknownStrategy
+    from worker.errors import InvalidJob
+
+    ours: tuple[Any, ...] = (StackError, InputError, SettingsError, RegistryError, UnknownModel, UnknownStrategy)
+    if isinstance(error, (*ours, InvalidJob, LedgerError)):
+        return str(error)
+    if isinstance(error, BrokerError):
+        return "the broker cannot be reached; is the stack up, and CELERY_BROKER_URL or REDIS_URL right?"
+    if isinstance(error, DatabaseError):
+        return "the database cannot be used; is the stack up, DATABASE_URL right and its schema current?"
+    return None
+
+
+def main() -> None:
+    """Run the command line; an error that people can mend is one sentence and exit status 1."""
+    use_running_stack()
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if (sentence := _refusal(error)) is None:
+            raise
+        print(f"paymaster: {sentence}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,135 @@
+"""How the command line shows things: tables for people, JSON for programs."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from budget.ledger import ScopeUse
+from budget.money import format_usd, nano_to_usd
+from db.models import Attempt, Job, JobState
+
+# A file or a pipe has no width of its own; eighty columns would fold every table.
+PIPE_WIDTH = 160
+
+console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
+errors = Console(stderr=True)
+
+STYLES = {JobState.SUCCEEDED: "green", JobState.FAILED: "red", JobState.CANCELLED: "yellow"}
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output, whatever the terminal is."""
+    print(json.dumps(value, indent=2, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, Decimal) else str(value)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> Table:
+    """A plain table; the columns named in `right` are aligned there."""
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for name in columns:
+        made.add_column(name, justify="right" if name in right else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*(str(cell) for cell in row))
+    return made
+
+
+def state_text(state: str) -> str:
+    style = STYLES.get(JobState(state))
+    return f"[{style}]{state}[/]" if style else str(state)
+
+
+def job_row(job: Job) -> dict[str, Any]:
+    """A job as JSON, without its payload and result."""
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "queue": job.queue,
+        "state": str(job.state),
+        "user_id": job.user_id,
+        "api": job.api,
+        "cost_usd": nano_to_usd(job.total_cost_nano),
+        "error_code": job.error_code,
+        "error": job.error,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "processing_metadata": job.model_metadata,
+    }
+
+
+def attempt_row(attempt: Attempt) -> dict[str, Any]:
+    """An attempt as JSON."""
+    return {
+        "number": attempt.number,
+        "part": attempt.part,
+        "model": attempt.model_name,
+        "state": str(attempt.state),
+        "reason": attempt.reason,
+        "tokens": attempt.tokens_used,
+        "reserved_usd": nano_to_usd(attempt.reserved_nano),
+        "cost_usd": nano_to_usd(attempt.cost_nano),
+        "milliseconds": attempt.processing_time_ms,
+        "error": attempt.error,
+    }
+
+
+def jobs_table(jobs: Iterable[Job], title: str) -> Table:
+    """One line per job: what it ran on, why, and what that cost."""
+    rows = []
+    for job in jobs:
+        told = job.model_metadata or {}
+        milliseconds = told.get("processing_time_ms")
+        rows.append(
+            (
+                job.id[:8], job.queue, told.get("model_used", "-"),
+                told.get("selection_reason") or job.error or "-",
+                told.get("tokens_used", "-"), f"${nano_to_usd(job.total_cost_nano):.6f}",
+                "-" if milliseconds is None else f"{milliseconds / 1000:.2f} s", state_text(job.state),
+            )
+        )  # fmt: skip
+    columns = ("job", "tier", "model", "reason", "tokens", "cost", "time", "state")
+    return table(title, columns, rows, right=("tokens", "cost", "time"))
+
+
+def scope_row(scope: ScopeUse) -> dict[str, Any]:
+    """How a budget stands, as JSON in USD; a limit of null is none."""
+
+    def usd(nano: int | None) -> Decimal | None:
+        return None if nano is None else nano_to_usd(nano)
+
+    return {
+        "scope": scope.name,
+        "limit_usd": usd(scope.limit),
+        "spent_usd": usd(scope.spent),
+        "reserved_usd": usd(scope.reserved),
+        "left_usd": usd(scope.left),
+        "resets_at": scope.resets_at,
+    }
+
+
+def budget_table(scopes: Iterable[ScopeUse]) -> Table:
+    """How the budgets stand, with a bar per scope."""
+    rows = []
+    for scope in scopes:
+        limit = "unlimited" if scope.limit is None else format_usd(scope.limit)
+        left = "-" if scope.left is None else format_usd(scope.left)
+        rows.append((scope.name, _bar(scope), limit, format_usd(scope.spent), format_usd(scope.reserved), left))
+    columns = ("budget", "used", "limit", "spent", "reserved", "left")
+    return table("Budgets", columns, rows, right=("limit", "spent", "reserved", "left"))
+
+
+def _bar(scope: ScopeUse, width: int = 20) -> str:
+    if not scope.limit:
+        return "-"
+    share = min(1.0, (scope.spent + scope.reserved) / scope.limit)
+    full = round(width * share)
+    return f"{'█' * full}{'░' * (width - full)} {share:.1%}"

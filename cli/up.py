@@ -1,0 +1,42 @@
+"""`paymaster up`: the embedded stack in the foreground."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from cli.output import console, print_json
+from cli.stack import Stack, has_provider_key
+
+
+def interrupt_on_sigterm() -> None:
+    """Let a plain `kill` end a command as Ctrl-C does, so that nothing is left running."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def run_up(*, as_json: bool, simulate: bool | None, concurrency: int) -> None:
+    """Start the stack, say where it is, and wait for Ctrl-C."""
+    interrupt_on_sigterm()
+    home = Path(os.environ.get("PAYMASTER_HOME", ".paymaster"))
+    simulated = not has_provider_key() if simulate is None else simulate
+    with Stack(home, simulate=simulated, concurrency=concurrency) as stack:
+        if as_json:
+            print_json({"environment": stack.environment, "logs": str(stack.home / "logs")})
+        else:
+            providers = f"simulated at {stack.environment['PAYMASTER_SIMULATOR']}" if simulated else "real"
+            console.print(f"[bold]Paymaster is up.[/] Providers: {providers}. Logs: {stack.home / 'logs'}")
+            console.print("Commands in this folder find it by themselves; other programs need:\n")
+            for name, value in stack.environment.items():
+                console.print(f"  export {name}={value}", soft_wrap=True, highlight=False)
+            console.print("\nCtrl-C stops it.")
+        try:
+            while True:
+                stack.check()
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            if not as_json:
+                console.print("Stopping …")

@@ -1,0 +1,183 @@
+"""The tables: jobs, their attempts (`model_performance_metrics`) and the vectors of embed jobs.
+
+Money is stored as an integer of nano-USD (`…_nano`, exact in every dialect); beside it stands a generated
+column in USD with nine decimals, for people and reports.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Computed,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Numeric,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class JobState(StrEnum):
+    """Where a job is. The last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"  # for its next attempt
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class AttemptState(StrEnum):
+    """What became of a call. `unknown` is charged at its reservation."""
+
+    CALLING = "calling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """A moment in UTC: aware in Python, whatever the database keeps."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _usd(nano_column: str) -> Mapped[Any]:
+    return mapped_column(Numeric(20, 9), Computed(f"{nano_column} / 1000000000.0", persisted=True))
+
+
+class Base(DeclarativeBase):
+    """All tables."""
+
+
+class Job(Base):
+    """One parse, generate or embed job, from the moment it was accepted. The id is the Celery task id."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    state: Mapped[JobState] = mapped_column(String(16), default=JobState.QUEUED)
+    queue: Mapped[str] = mapped_column(String(32))
+    user_id: Mapped[str | None] = mapped_column(String(64))
+    api: Mapped[str | None] = mapped_column(String(64))
+    payload: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+    # The strategy, reason, model and complexity of the choice; `model_metadata` is the result's
+    # `processing_metadata`. SPEC 5 names these columns.
+    model_selection_strategy: Mapped[str | None] = mapped_column(String(32))
+    model_metadata: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    total_cost_nano: Mapped[int] = mapped_column(BigInteger, default=0)
+    total_cost_usd: Mapped[Any] = _usd("total_cost_nano")
+
+    result: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
+    error_code: Mapped[str | None] = mapped_column(String(32))
+    error: Mapped[str | None] = mapped_column(Text)
+    progress_done: Mapped[int] = mapped_column(Integer, default=0)
+    progress_total: Mapped[int] = mapped_column(Integer, default=0)
+
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=utc_now)
+    started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+    # Who runs the job, and until when without a sign of life. `due_at` is when a job without a runner should
+    # have been picked up: past it the sweeper publishes the job again.
+    runner: Mapped[str | None] = mapped_column(String(64))
+    lease_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    due_at: Mapped[datetime | None] = mapped_column(UTCDateTime, default=utc_now)
+
+    __table_args__ = (
+        Index("ix_jobs_state_due", "state", "due_at"),
+        Index("ix_jobs_runner", "runner"),
+        Index("ix_jobs_created", "created_at"),
+    )
+
+
+class Attempt(Base):
+    """One call to a provider: a row from before the request leaves until long after it was paid."""
+
+    __tablename__ = "model_performance_metrics"
+
+    id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    number: Mapped[int] = mapped_column(Integer)
+    part: Mapped[int] = mapped_column(Integer, default=0)
+    state: Mapped[AttemptState] = mapped_column(String(16), default=AttemptState.CALLING)
+
+    model_name: Mapped[str] = mapped_column(String(128))
+    provider: Mapped[str] = mapped_column(String(32))
+    task_type: Mapped[str] = mapped_column(String(16))
+    user_id: Mapped[str | None] = mapped_column(String(64))
+    api: Mapped[str | None] = mapped_column(String(64))
+    strategy: Mapped[str] = mapped_column(String(32))
+    reason: Mapped[str] = mapped_column(String(64))
+
+    # The periods that pay, as the ledger chose them when it reserved: `2026-11-22` and `2026-11`.
+    budget_day: Mapped[str] = mapped_column(String(10))
+    budget_month: Mapped[str] = mapped_column(String(7))
+    reserved_nano: Mapped[int] = mapped_column(BigInteger)
+    cost_nano: Mapped[int] = mapped_column(BigInteger, default=0)
+    cost_usd: Mapped[Any] = _usd("cost_nano")
+
+    success: Mapped[bool | None] = mapped_column(Boolean)
+    error_class: Mapped[str | None] = mapped_column(String(16))
+    error_code: Mapped[str | None] = mapped_column(String(32))
+    error: Mapped[str | None] = mapped_column(Text)
+    tokens_used: Mapped[int] = mapped_column(Integer, default=0)
+    input_tokens: Mapped[int] = mapped_column(Integer, default=0)
+    output_tokens: Mapped[int] = mapped_column(Integer, default=0)
+    cached_tokens: Mapped[int] = mapped_column(Integer, default=0)
+    reasoning_tokens: Mapped[int] = mapped_column(Integer, default=0)
+
+    # Performance figures: written unless TRACK_MODEL_PERFORMANCE is off.
+    processing_time_ms: Mapped[int | None] = mapped_column(Integer)
+    quality_score: Mapped[float | None] = mapped_column(Float)
+
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=utc_now)
+    settled_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+    __table_args__ = (
+        # two runners of one job cannot both record an attempt
+        UniqueConstraint("job_id", "number", name="uq_attempts_job_number"),
+        Index("ix_attempts_month_state", "budget_month", "state"),
+    )
+
+
+class JobVectors(Base):
+    """The vectors that one request of an embed job brought: `count` x `dimensions` little-endian float32."""
+
+    __tablename__ = "job_vectors"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    part: Mapped[int] = mapped_column(Integer, primary_key=True)
+    dimensions: Mapped[int] = mapped_column(Integer)
+    count: Mapped[int] = mapped_column(Integer)
+    vectors: Mapped[bytes] = mapped_column(LargeBinary)

@@ -1,0 +1,12 @@
+"""The jobs as Celery tasks: `from tasks import parse, generate, embed`."""
+
+from tasks.kinds import Embed, Generate, Parse
+from worker.app import app
+from worker.errors import InvalidJob, JobFailed
+from worker.task import JobTask
+
+parse = app.register_task(JobTask(Parse()))
+generate = app.register_task(JobTask(Generate()))
+embed = app.register_task(JobTask(Embed()))
+
+__all__ = ["InvalidJob", "JobFailed", "embed", "generate", "parse"]

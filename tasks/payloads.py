@@ -1,0 +1,138 @@
+"""What may be submitted. Every fault is one sentence that names the field and what would be right."""
+
+import json
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from worker.errors import InvalidJob
+
+MOST_TEXT_CHARS = 200_000
+MOST_NAME_CHARS = 300
+MOST_JSON_CHARS = 1_000_000
+MOST_ARTIFACTS = 200
+MOST_TEXTS = 100_000
+
+
+def _proper_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty; give the text")
+    if "\0" in text:
+        raise ValueError("must not hold NUL characters; remove them")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be valid Unicode; it holds half a surrogate pair") from None
+    return text
+
+
+def _user_id(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("must be an integer or a string of 1 to 64 characters")
+    return str(value)
+
+
+def _proper_json(value: Any) -> Any:
+    try:
+        size = len(json.dumps(value, allow_nan=False))
+    except RecursionError:
+        raise ValueError("is nested too deeply; flatten it") from None
+    except ValueError:
+        raise ValueError("must be plain JSON, without NaN or infinity") from None
+    if size > MOST_JSON_CHARS:
+        raise ValueError(f"may have at most {MOST_JSON_CHARS} characters as JSON, has {size}")
+    return value
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must hold printable characters only")
+    return text
+
+
+Text = Annotated[str, Field(max_length=MOST_TEXT_CHARS), AfterValidator(_proper_text)]
+Name = Annotated[str, Field(max_length=MOST_NAME_CHARS), AfterValidator(_proper_text)]
+Key = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)]
+ModelName = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+Json = Annotated[dict[str, Any], AfterValidator(_proper_json)]
+
+
+class Payload(BaseModel):
+    """What every job may carry."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    user_id: Annotated[Key, BeforeValidator(_user_id)] | None = Field(
+        None, description="The application's own key of the user: an integer or a short string."
+    )
+    api: Key | None = Field(None, description="Which API of the product submits the job, such as `keywords`.")
+    model: ModelName | None = Field(None, description="The model to use, by id or alias.")
+    x_llm_model: ModelName | None = Field(None, description="The value of the HTTP header X-LLM-Model.")
+    strategy: ModelName | None = Field(None, description="The strategy to use instead of the current one.")
+    on_budget: Literal["downgrade", "reject"] = Field(
+        "downgrade", description="Where a budget has no room: take the next cheaper model that fits, or refuse."
+    )
+
+
+class ParsePayload(Payload):
+    """A job posting to be parsed."""
+
+    job_description: Text = Field(description="The text of the posting.")
+    company_name: Name | None = Field(None, description="The company that hires.")
+    role_title: Name | None = Field(None, description="The title of the position.")
+
+
+class GeneratePayload(Payload):
+    """A CV to be written for a posting."""
+
+    job_data: Json = Field(description="An object with `raw_job_description`; a parse result fits.")
+    artifacts: Annotated[list[Json], Field(max_length=MOST_ARTIFACTS)] = Field(
+        default_factory=list, description="What the CV may draw on: a list of objects."
+    )
+    preferences: Json = Field(default_factory=dict, description='Wishes, such as `{"tone": "creative"}`.')
+
+    @model_validator(mode="after")
+    def _has_description(self) -> "GeneratePayload":
+        description = self.job_data.get("raw_job_description")
+        if not isinstance(description, str) or not description.strip():
+            raise ValueError("job_data.raw_job_description: is missing; give the text of the posting")
+        if len(description) > MOST_TEXT_CHARS:
+            raise ValueError(f"job_data.raw_job_description: may have at most {MOST_TEXT_CHARS} characters")
+        _proper_json([self.job_data, self.artifacts, self.preferences])
+        return self
+
+    @property
+    def description(self) -> str:
+        return str(self.job_data["raw_job_description"])
+
+
+class EmbedPayload(Payload):
+    """Texts to be turned into vectors."""
+
+    texts: Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)] = Field(description="The texts, in order.")
+    use_case: Key = Field("similarity", description="`semantic_analysis` and `complex_matching` use the large model.")
+
+
+P = TypeVar("P", bound=Payload)
+
+
+def check(kind: str, payload: type[P], fields: dict[str, Any]) -> P:
+    """The payload of these fields; `InvalidJob` says in one sentence what is wrong with the first bad one."""
+    try:
+        return payload.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidJob(f"{kind}: {_sentence(payload, error)}") from None
+    except RecursionError:
+        raise InvalidJob(f"{kind}: the fields are nested too deeply; flatten them") from None
+
+
+def _sentence(payload: type[Payload], error: ValidationError) -> str:
+    fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    field = ".".join(str(part) for part in fault["loc"])[:80]
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "missing":
+        return f"field {field} is missing: {payload.model_fields[field].description}"
+    if fault["type"] == "extra_forbidden":
+        shown = field if field.isprintable() else "?"
+        return f"field {shown} is not known; known fields: {', '.join(payload.model_fields)}"
+    return f"field {field}: {message}" if field else f"field {message}"

@@ -1,0 +1,242 @@
+"""The life of one attempt: reserve -> record -> call -> outcome -> settle. Every way out of here says what
+becomes of the reservation:
+
+| way out                                        | SQL         | ledger                                   |
+| ---------------------------------------------- | ----------- | ---------------------------------------- |
+| no room in a budget, ledger down or cold       | nothing     | nothing is held                          |
+| could not be recorded                          | nothing     | released by the sweeper                  |
+| recorded too late, or the job is another's     | `failed`, - | released                                 |
+| answered and valid                             | `succeeded` | what the usage costs                     |
+| failed, and the provider cannot have billed it | `failed`    | released                                 |
+| failed, billed, usage known                    | `failed`    | what the usage costs                     |
+| failed, billed, usage not known (timeout, cut) | `unknown`   | the whole reservation                    |
+| usage missing or absurd in a good answer       | `succeeded` | the whole reservation                    |
+| the worker dies during the call                | `unknown`   | the whole reservation, by the next run   |
+| the ledger is gone when it should settle       | as above    | by the sweeper, from SQL                 |
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from budget.errors import LedgerError
+from budget.ledger import Reservation, ledger
+from budget.money import Usage
+from budget.rebuild import RECORD_DEADLINE_S
+from db.environment import read_settings
+from db.jobs import still_mine
+from db.models import Attempt, AttemptState, utc_now
+from db.writer import group_writer
+from selection.registry import Model, load_registry
+from worker.errors import CallFailed, ErrorClass
+from worker.gateway import call
+from worker.kind import Answer, AnswerInvalid, ChatRequest, Request
+from worker.loop import run_on_loop
+from worker.settings import WorkerSettings
+from worker.tokens import most_input_tokens
+
+# The lease of a reservation outlives the call's deadline by this much.
+SETTLE_WITHIN_S = 60
+
+logger = logging.getLogger(__name__)
+
+
+class NotRecorded(Exception):
+    """The attempt could not be recorded in time, so the call was not made and nothing was charged."""
+
+
+class LostJob(Exception):
+    """Another runner has the job by now; this one must let go of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an attempt is for. `job_cap` in nano-USD."""
+
+    job_id: str
+    number: int
+    part: int
+    task_type: str
+    user_id: str | None
+    api: str | None
+    strategy: str
+    reason: str
+    job_cap: int | None
+    runner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A paid answer that has been read: the data of it, what it cost in nano-USD, and how long it took."""
+
+    data: Any
+    usage: Usage | None
+    cost: int
+    quality: float | None
+    milliseconds: int
+
+
+Read = Callable[[Answer], tuple[Any, float | None]]
+Keep = Callable[[Session, Done], None]
+
+
+def worst_case(model: Model, request: Request) -> int:
+    """The most that the provider can bill for this request, in nano-USD."""
+    provider = load_registry().provider_of(model)
+    return model.rates.worst_case(most_input_tokens(_texts(request), model, provider), request.max_tokens)
+
+
+def _texts(request: Request) -> list[str]:
+    if isinstance(request, ChatRequest):
+        return [request.system, request.user, request.schema_text]
+    return request.texts
+
+
+def run_attempt(plan: Plan, model: Model, request: Request, read: Read, keep: Keep) -> Done:
+    """Make one call and pay for it. `read` turns the answer into data; `keep` writes them, in the transaction
+    that records the outcome.
+
+    Raises `BudgetExceeded`, `LedgerError`, `NotRecorded` or `LostJob` before any call, `CallFailed` after."""
+    deadline_s = read_settings(WorkerSettings).llm_call_deadline_s
+    reservation = ledger().reserve(
+        uuid.uuid4().hex,
+        worst_case(model, request),
+        job_id=plan.job_id,
+        user_id=plan.user_id,
+        job_cap=plan.job_cap,
+        lease_s=int(deadline_s) + SETTLE_WITHIN_S,
+    )
+    reserved_at = time.monotonic()
+    _record(plan, model, reservation, reserved_at)
+    called_at = time.monotonic()
+    try:
+        answer = run_on_loop(call(model, request, deadline_s))
+        data, quality = _read(model, answer, read)
+    except CallFailed as failure:
+        _close_failed(plan, reservation, model, failure, called_at)
+        raise
+    cost = model.rates.cost(answer.usage) if answer.usage else reservation.amount
+    done = Done(data, answer.usage, cost, quality, _ms_since(called_at))
+    _close(reservation, AttemptState.SUCCEEDED, done, lambda session: keep(session, done))
+    return done
+
+
+def _read(model: Model, answer: Answer, read: Read) -> tuple[Any, float | None]:
+    try:
+        return read(answer)
+    except AnswerInvalid as trouble:
+        sentence = f"{model.id} gave an answer that does not validate: {trouble}"
+        raise CallFailed(ErrorClass.NEXT, "invalid_answer", sentence, billed=True, usage=answer.usage) from None
+
+
+def _record(plan: Plan, model: Model, reservation: Reservation, reserved_at: float) -> None:
+    """Write the attempt as `calling`, durably, and only if the job is still ours."""
+
+    def record(session: Session) -> bool:
+        if not still_mine(session, plan.job_id, plan.runner):
+            return False
+        session.add(
+            Attempt(
+                id=reservation.attempt_id,
+                job_id=plan.job_id,
+                number=plan.number,
+                part=plan.part,
+                state=AttemptState.CALLING,
+                model_name=model.id,
+                provider=model.provider,
+                task_type=plan.task_type,
+                user_id=plan.user_id,
+                api=plan.api,
+                strategy=plan.strategy,
+                reason=plan.reason,
+                budget_day=reservation.periods.day,
+                budget_month=reservation.periods.month,
+                reserved_nano=reservation.amount,
+                created_at=utc_now(),
+            )
+        )
+        return True
+
+    try:
+        mine = group_writer().commit(record)
+    except Exception as error:
+        # it may have been committed all the same: the sweeper asks SQL when the reservation's lease ends
+        raise NotRecorded(f"the database did not take the attempt: {type(error).__name__}") from error
+    if not mine:
+        _settle(reservation, 0)
+        raise LostJob(plan.job_id)
+    if time.monotonic() - reserved_at > RECORD_DEADLINE_S:
+        # a ledger that was rebuilt meanwhile may not hold this attempt: see budget/rebuild.py
+        failure = CallFailed(ErrorClass.SAME, "late_record", "recorded too late to be called", billed=False)
+        _close_failed(plan, reservation, model, failure, reserved_at)
+        raise NotRecorded("the database took too long to record the attempt")
+
+
+def _close_failed(plan: Plan, reservation: Reservation, model: Model, failure: CallFailed, called_at: float) -> None:
+    if not failure.billed:
+        state, cost = AttemptState.FAILED, 0
+    elif failure.usage:
+        state, cost = AttemptState.FAILED, model.rates.cost(failure.usage)
+    else:
+        state, cost = AttemptState.UNKNOWN, reservation.amount
+    done = Done(None, failure.usage, cost, None, _ms_since(called_at))
+    logger.info("job %s attempt %d: %s", plan.job_id, plan.number, failure.sentence)
+    _close(reservation, state, done, None, failure)
+
+
+def _close(
+    reservation: Reservation,
+    state: AttemptState,
+    done: Done,
+    keep: Callable[[Session], None] | None,
+    failure: CallFailed | None = None,
+) -> None:
+    """Write the outcome to SQL, then settle. Once it is in SQL nothing is lost if the ledger is gone."""
+    tracked = read_settings(WorkerSettings).track_model_performance
+    usage = done.usage or Usage(0)
+
+    def close(session: Session) -> None:
+        attempt = session.get_one(Attempt, reservation.attempt_id, with_for_update=True)
+        if attempt.state != AttemptState.CALLING:
+            # we were taken for dead: it is charged at its reservation, and the job is another runner's
+            raise LostJob(reservation.attempt_id)
+        attempt.state = state
+        attempt.success = state is AttemptState.SUCCEEDED
+        attempt.cost_nano = done.cost
+        attempt.tokens_used = usage.total
+        attempt.input_tokens, attempt.output_tokens = usage.input, usage.output
+        attempt.cached_tokens, attempt.reasoning_tokens = usage.cached, usage.reasoning
+        attempt.settled_at = utc_now()
+        if tracked:
+            attempt.processing_time_ms, attempt.quality_score = done.milliseconds, done.quality
+        if failure is not None:
+            attempt.error_class, attempt.error_code = failure.error_class, failure.code
+            attempt.error = failure.sentence
+        session.flush()
+        if keep is not None:
+            keep(session)
+
+    group_writer().commit(close)
+    if done.cost > reservation.amount:
+        logger.warning(
+            "attempt %s cost %d nano-USD, more than the %d reserved",
+            reservation.attempt_id, done.cost, reservation.amount,
+        )  # fmt: skip
+    _settle(reservation, done.cost)
+
+
+def _settle(reservation: Reservation, cost: int) -> None:
+    try:
+        ledger().settle(reservation.attempt_id, reservation.scope_keys, cost)
+    except LedgerError as error:
+        # the sweeper settles it from SQL when the reservation's lease ends
+        logger.warning("attempt %s is settled later: %s", reservation.attempt_id, error)
+
+
+def _ms_since(moment: float) -> int:
+    return round(1000 * (time.monotonic() - moment))

@@ -1,0 +1,23 @@
+"""`AsyncResult.revoke()` and `app.control.revoke()`: they cancel the job where it lives, in SQL."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from celery.app.control import Control as CeleryControl
+from celery.states import REVOKED
+
+from db.jobs import cancel
+from db.session import write
+
+
+class Control(CeleryControl):  # type: ignore[misc]  # celery-types has no Control with these signatures
+    """Celery's remote control, with a `revoke` that outlives workers, brokers and restarts."""
+
+    def revoke(self, task_id: str | Iterable[str], *args: Any, **options: Any) -> Any:
+        """Cancel jobs that have not begun. One that is running goes on, since its call may be paid for."""
+        for job_id in [task_id] if isinstance(task_id, str) else list(task_id):
+            with write() as session:
+                cancelled = cancel(session, job_id)
+            if cancelled:
+                self.app.backend.store_result(job_id, None, REVOKED)
+        return super().revoke(task_id, *args, **options)

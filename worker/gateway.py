@@ -1,0 +1,205 @@
+"""The only place that talks to providers, and the only one that imports litellm.
+
+litellm translates; its retries, prices and exceptions stay here: one request per call, a deadline on the
+whole call, the registry's prices, and `CallFailed` with one sentence of our own.
+"""
+
+import asyncio
+import base64
+import logging
+import os
+from array import array
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import aiohttp
+import httpx
+
+from budget.money import Usage
+from db.once import once_per_process
+from selection.registry import Model, load_registry
+from worker.errors import CallFailed, ErrorClass, classify
+from worker.kind import Answer, ChatRequest, EmbedRequest, Request, Vectors
+
+# More tokens than any model can hold: a usage beyond it is an error of the provider's.
+ABSURD_TOKENS = 20_000_000
+
+
+@once_per_process
+def _litellm() -> Any:
+    """litellm, imported at first use: it takes seconds, and only workers need it."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    import litellm
+
+    litellm.suppress_debug_info = True
+    litellm.telemetry = False
+    litellm.drop_params = False
+    logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)
+    return litellm
+
+
+def warm_up() -> None:
+    """Import litellm now, so that the first job does not wait for it."""
+    _litellm()
+
+
+async def call(model: Model, request: Request, deadline_s: float) -> Answer:
+    """Send one request and wait at most `deadline_s`. Raises `CallFailed`, and nothing else."""
+    send = _chat if isinstance(request, ChatRequest) else _embed
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await send(model, request, deadline_s)  # type: ignore[arg-type]  # chosen by its type above
+    except CallFailed:
+        raise
+    except TimeoutError:
+        sentence = f"{model.id} gave no whole answer within {deadline_s:g} s"
+        raise CallFailed(ErrorClass.SAME, "timeout", sentence, billed=True) from None
+    except Exception as error:
+        _raise_own(model, error)
+
+
+async def _chat(model: Model, request: ChatRequest, deadline_s: float) -> Answer:
+    response = await _litellm().acompletion(
+        messages=[{"role": "system", "content": request.system}, {"role": "user", "content": request.user}],
+        temperature=request.temperature,
+        max_tokens=request.max_tokens,
+        **_json_by(model, request),
+        **_address(model, deadline_s),
+    )
+    usage = _usage(getattr(response, "usage", None))
+    choice = response.choices[0] if response.choices else None
+    content = getattr(getattr(choice, "message", None), "content", None)
+    finish = getattr(choice, "finish_reason", None)
+    if finish == "content_filter":
+        _refuse(model, "content_filter", "filtered its answer", usage)
+    if finish == "length":
+        _refuse(model, "answer_cut", "cut its answer at the token limit", usage)
+    if not isinstance(content, str) or not content.strip():
+        _refuse(model, "refused", "gave no answer", usage)
+    return Answer(content, None, usage)
+
+
+def _refuse(model: Model, code: str, what: str, usage: Usage | None) -> NoReturn:
+    raise CallFailed(ErrorClass.NEXT, code, f"{model.id} {what}", billed=True, usage=usage)
+
+
+async def _embed(model: Model, request: EmbedRequest, deadline_s: float) -> Answer:
+    response = await _litellm().aembedding(input=request.texts, encoding_format="base64", **_address(model, deadline_s))
+    rows = sorted(response.data, key=lambda row: row["index"])
+    vectors = [_float32(row["embedding"]) for row in rows]
+    usage = _usage(getattr(response, "usage", None))
+    dimensions = model.dimensions or 0
+    if len(vectors) != len(request.texts) or any(len(vector) != 4 * dimensions for vector in vectors):
+        _refuse(model, "invalid_answer", "brought another number or size of vectors than asked for", usage)
+    return Answer("", Vectors(b"".join(vectors), len(vectors), dimensions), usage)
+
+
+def _float32(vector: str | list[float]) -> bytes:
+    """Little-endian float32 of a vector, however the provider or litellm spelled it."""
+    if isinstance(vector, str):
+        return base64.b64decode(vector)
+    return array("f", vector).tobytes()
+
+
+def _json_by(model: Model, request: ChatRequest) -> dict[str, Any]:
+    """What makes this model answer in JSON. For `tool` litellm turns the schema into a forced tool call."""
+    schema = {"name": request.schema_name, "schema": request.schema, "strict": True}
+    formats: dict[str, Any] = {
+        "schema": {"type": "json_schema", "json_schema": schema},
+        "tool": {"type": "json_schema", "json_schema": schema},
+        "object": {"type": "json_object"},
+    }
+    return {"response_format": formats[model.json_by]} if model.json_by in formats else {}
+
+
+def _address(model: Model, deadline_s: float) -> dict[str, Any]:
+    provider = load_registry().provider_of(model)
+    return {
+        "model": model.litellm,
+        "api_key": os.environ.get(provider.api_key_env),
+        "api_base": os.environ.get(provider.api_base_env) or None,
+        "timeout": deadline_s,
+        "max_retries": 0,
+    }
+
+
+def _usage(reported: Any) -> Usage | None:
+    """The provider's own count, or None where it is missing or cannot be true."""
+
+    def tokens(holder: Any, field: str) -> int:
+        value = getattr(holder, field, None) or 0
+        return value if isinstance(value, int) else -1
+
+    details = getattr(reported, "prompt_tokens_details", None)
+    usage = Usage(
+        input=tokens(reported, "prompt_tokens"),
+        output=tokens(reported, "completion_tokens"),
+        cached=tokens(details, "cached_tokens"),
+        cache_write=tokens(reported, "cache_creation_input_tokens"),
+        reasoning=tokens(getattr(reported, "completion_tokens_details", None), "reasoning_tokens"),
+    )
+    parts = (usage.input, usage.output, usage.cached, usage.cache_write, usage.reasoning)
+    believable = usage.input > 0 and min(parts) >= 0 and max(parts) < ABSURD_TOKENS
+    return usage if believable and usage.cached + usage.cache_write <= usage.input else None
+
+
+def _raise_own(model: Model, error: Exception) -> NoReturn:
+    """The provider's error as our own. litellm's classes and statuses drift between versions (a reset arrives
+    as a 500), so what counts is what lies beneath: the HTTP answer, or the connection that never was."""
+    causes = list(_causes(error))
+    answer = next((cause.response for cause in causes if isinstance(cause, httpx.HTTPStatusError)), None)
+    if answer is not None:
+        code = _code_of(answer)
+        sentence = f"{model.provider} answered {answer.status_code}{f' ({code})' if code else ''} for {model.id}"
+        raise CallFailed(
+            classify(answer.status_code, code),
+            code or f"http_{answer.status_code}",
+            sentence,
+            billed=False,
+            retry_after_s=_retry_after(answer),
+        ) from None
+    if any(isinstance(cause, (aiohttp.ClientConnectorError, httpx.ConnectTimeout)) for cause in causes):
+        sentence = f"no connection to {model.provider} for {model.id}"
+        raise CallFailed(ErrorClass.SAME, "no_connection", sentence, billed=False) from None
+    if isinstance(error, _litellm().Timeout):
+        sentence = f"{model.id} gave no whole answer in time"
+        raise CallFailed(ErrorClass.SAME, "timeout", sentence, billed=True) from None
+    if getattr(error, "status_code", None) in (400, 401):
+        # litellm refused before it sent anything, for instance for want of a key
+        sentence = f"the call to {model.id} could not be made: check {model.provider}'s key and address"
+        raise CallFailed(ErrorClass.NEXT, "not_sent", sentence, billed=False) from None
+    sentence = f"{model.provider} broke off or sent something unreadable for {model.id}"
+    raise CallFailed(ErrorClass.SAME, "broken_answer", sentence, billed=True) from None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+# Providers say some things only in the text of the message.
+CODE_BY_TEXT = {
+    "credit balance is too low": "credit_balance",
+    "prompt is too long": "context_length_exceeded",
+}
+
+
+def _code_of(answer: httpx.Response) -> str | None:
+    """The provider's own error code, if it is a short word; never its message, which may quote the prompt."""
+    try:
+        told = answer.json()["error"]
+        code = next((code for text, code in CODE_BY_TEXT.items() if text in str(told.get("message"))), None)
+        code = code or told.get("code") or told.get("type")
+    except (ValueError, LookupError, AttributeError, TypeError, httpx.StreamError):
+        return None
+    return code if isinstance(code, str) and len(code) <= 32 and code.replace("_", "").isalnum() else None
+
+
+def _retry_after(answer: httpx.Response) -> float | None:
+    try:
+        return max(0.0, float(answer.headers["retry-after"]))
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,22 @@
+"""The one event loop of a worker process. Task threads wait for what they hand to it."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from db.once import once_per_process
+
+T = TypeVar("T")
+
+
+@once_per_process
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="provider-loop", daemon=True).start()
+    return loop
+
+
+def run_on_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on the process' event loop and wait for it; raises what it raised."""
+    return asyncio.run_coroutine_threadsafe(work, _loop()).result()

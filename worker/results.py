@@ -1,0 +1,44 @@
+"""Where `AsyncResult` looks: in Redis, which tells waiting programs at once, and where that knows nothing, in
+SQL, which keeps every job."""
+
+from typing import Any
+
+from celery import states
+from celery.backends.redis import RedisBackend
+
+from db.models import Job, JobState
+from db.session import read
+from worker.errors import JobFailed
+
+STATES = {
+    JobState.QUEUED: states.PENDING,
+    JobState.RUNNING: states.STARTED,
+    JobState.WAITING: states.RETRY,
+    JobState.SUCCEEDED: states.SUCCESS,
+    JobState.FAILED: states.FAILURE,
+    JobState.CANCELLED: states.REVOKED,
+}
+
+
+class JobBackend(RedisBackend):
+    """Celery's Redis backend with a memory."""
+
+    def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
+        """Celery's meta data of a task; of a job that Redis does not know, by its row."""
+        meta: dict[str, Any] = super().get_task_meta(task_id, cache=cache)
+        if meta["status"] != states.PENDING:
+            return meta
+        with read() as session:
+            job = session.get(Job, task_id)
+            if job is None:
+                return meta
+            return {**meta, "task_id": task_id, "status": STATES[JobState(job.state)], "result": self._result(job)}
+
+    def _result(self, job: Job) -> Any:
+        if job.state == JobState.SUCCEEDED:
+            self.app.loader.import_default_modules()
+            # by way of the message format, so that it looks the same from here and from Redis
+            return self.decode(self.encode(self.app.tasks[f"tasks.{job.kind}"].result_of(job)))
+        if job.state in (JobState.FAILED, JobState.CANCELLED):
+            return JobFailed(job.error or "failed", job.error_code or "failed")
+        return None

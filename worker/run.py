@@ -1,0 +1,252 @@
+"""How a job runs: claim it, choose the models, make its calls one after another, and finish it, hand it back
+for another try, or give it up. One claim is one run; a job may take several."""
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from sqlalchemy.orm import Session
+
+from budget.errors import BudgetExceeded, LedgerCold, LedgerError
+from budget.ledger import ledger
+from budget.money import nano_to_usd
+from budget.rebuild import rebuild_if_cold
+from budget.scopes import keys_of
+from db import jobs
+from db.environment import read_settings
+from db.models import Attempt, AttemptState, Job, JobState, utc_now
+from db.session import read
+from db.writer import group_writer
+from selection.registry import Model, UnknownModel
+from selection.select import Selection, select
+from selection.settings import SelectionSettings
+from selection.strategies import UnknownStrategy
+from worker.attempt import Done, LostJob, NotRecorded, Plan, run_attempt, worst_case
+from worker.errors import CallFailed, ErrorClass, InvalidJob, JobFailed
+from worker.heartbeat import runner_id
+from worker.kind import JobKind, Request
+from worker.settings import WorkerSettings
+
+TRIES_PER_MODEL = 2
+FIRST_BACKOFF_S = 0.5
+LONGEST_WAIT_S = 20.0
+# while the ledger or the database is away
+OUTAGE_WAIT_S = 3.0
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(eq=False)
+class RunAgain(Exception):
+    """The job should be tried again in `after_s` seconds; `why` is fit to be shown."""
+
+    after_s: float
+    why: str
+
+    def __str__(self) -> str:
+        return self.why
+
+
+class NotOurs(Exception):
+    """Somebody else runs the job, or it was cancelled: there is nothing to do and nothing to report."""
+
+
+def run_job(kind: JobKind, job_id: str, progress: Progress) -> Any:
+    """Run a job until it succeeds and return its result; `progress` is told (done, total) requests.
+
+    Raises `JobFailed` if it never will succeed, `RunAgain` for another try, `NotOurs` if it is not ours."""
+    job = group_writer().commit(lambda session: jobs.claim(session, job_id, runner_id()))
+    if job is None:
+        return _outcome_of(kind, job_id)
+    try:
+        return _Run(kind, job, progress).finish()
+    except LostJob:
+        raise NotOurs from None
+    except (JobFailed, InvalidJob, UnknownModel, UnknownStrategy) as error:
+        failure = error if isinstance(error, JobFailed) else JobFailed(str(error), "invalid")
+        group_writer().commit(lambda session: jobs.fail(session, job_id, failure.code, str(failure)))
+        logger.info("job %s failed: %s", job_id, failure)
+        raise failure from None
+    except RunAgain as again:
+        delay = again.after_s
+        group_writer().commit(lambda session: jobs.hand_back(session, job_id, runner_id(), due_in_s=delay))
+        raise
+
+
+def _outcome_of(kind: JobKind, job_id: str) -> Any:
+    """What a message gets whose job cannot be claimed: the outcome, if there is one already."""
+    with read() as session:
+        job = session.get(Job, job_id)
+        if job is None:
+            raise JobFailed(f"there is no job {job_id}", "unknown_job")
+        if job.state == JobState.FAILED:
+            raise JobFailed(job.error or "failed", job.error_code or "failed")
+        if job.state == JobState.SUCCEEDED:
+            return kind.result(kind.load(session, job_id, job.result), job.model_metadata or {})
+        raise NotOurs
+
+
+class _Run:
+    """One run of one job by this process."""
+
+    def __init__(self, kind: JobKind, job: Job, progress: Progress) -> None:
+        self.kind = kind
+        self.job = job
+        self.progress = progress
+        self.history = self._close_abandoned()
+        self.made = len(self.history)
+        self.payload = kind.payload(job.payload)
+        self.selection: Selection = select(kind.facts(self.payload), read_settings(SelectionSettings))
+        self.requests: dict[str, list[Request]] = {}
+        self.kept: Any = None
+        self.metadata: dict[str, Any] = {}
+
+    def finish(self) -> Any:
+        """Make the calls that are still to be made; the last one's outcome finishes the job."""
+        models = self._models_left()
+        total = len(self._requests_for(models[0]))
+        paid = {attempt.part for attempt in self.history if attempt.state == AttemptState.SUCCEEDED}
+        for part in range(total):
+            if part not in paid:
+                self._call_within_budget(part, total, models)
+            if total > 1:
+                self.progress(part + 1, total)
+        with read() as session:
+            return self.kind.result(self.kind.load(session, self.job.id, self.kept), self.metadata)
+
+    def _requests_for(self, model: Model) -> list[Request]:
+        if model.id not in self.requests:
+            self.requests[model.id] = self.kind.requests(self.payload, model)
+        return self.requests[model.id]
+
+    def _close_abandoned(self) -> Sequence[Attempt]:
+        """All attempts so far. Those that a dead runner left open are charged at their reservations."""
+
+        def close(session: Session) -> tuple[Sequence[Attempt], Sequence[Attempt]]:
+            abandoned = jobs.close_abandoned(session, self.job.id)
+            return abandoned, jobs.attempts_of(session, self.job.id)
+
+        abandoned, history = group_writer().commit(close)
+        for attempt in abandoned:
+            settle_from_sql(attempt, capped=self.kind.capped)
+        return history
+
+    def _models_left(self) -> list[Model]:
+        """The candidates that have not failed for good here, best first; `JobFailed` if there is none."""
+        failures = [a for a in self.history if a.state in (AttemptState.FAILED, AttemptState.UNKNOWN)]
+        if len(failures) >= read_settings(WorkerSettings).llm_max_failures:
+            last = failures[-1].error
+            raise JobFailed(f"given up after {len(failures)} failed attempts, the last: {last}", "attempts")
+
+        def ruled_out(model: Model) -> bool:
+            own = [failure for failure in failures if failure.model_name == model.id]
+            return len(own) >= TRIES_PER_MODEL or any(f.error_class != ErrorClass.SAME for f in own)
+
+        left = [model for model in self.selection.candidates if not ruled_out(model)]
+        if not left:
+            raise JobFailed(f"no model is left to try, the last failure: {failures[-1].error}", "no_model")
+        return left
+
+    def _call_within_budget(self, part: int, total: int, models: list[Model]) -> None:
+        """Call the first model; where a budget has no room for it and the job allows, the next cheaper one
+        that fits."""
+        refused: BudgetExceeded | None = None
+        for model in self._affordable_order(part, models):
+            try:
+                return self._call(part, total, model, downgraded=refused is not None)
+            except BudgetExceeded as exceeded:
+                refused = refused or exceeded
+        raise JobFailed(str(refused), "budget")
+
+    def _affordable_order(self, part: int, models: list[Model]) -> Iterator[Model]:
+        yield models[0]
+        if self.payload.on_budget != "downgrade":
+            return
+        costs = {model.id: worst_case(model, self._requests_for(model)[part]) for model in models}
+        cheaper = [model for model in models if costs[model.id] < costs[models[0].id]]
+        yield from sorted(cheaper, key=lambda model: -costs[model.id])
+
+    def _call(self, part: int, total: int, model: Model, *, downgraded: bool) -> None:
+        plan = self._plan(part, model, downgraded=downgraded)
+        request = self._requests_for(model)[part]
+
+        def keep(session: Session, done: Done) -> None:
+            kept = self.kind.keep(session, self.job.id, part, done.data)
+            if part == total - 1:
+                self._succeed(session, plan, model, kept, done)
+
+        try:
+            run_attempt(plan, model, request, lambda answer: self.kind.read(self.payload, answer), keep)
+        except CallFailed as failure:
+            self._after_failure(failure)
+        except LedgerCold as cold:
+            rebuild_if_cold(ledger())
+            raise RunAgain(OUTAGE_WAIT_S, str(cold)) from None
+        except (LedgerError, NotRecorded) as outage:
+            raise RunAgain(OUTAGE_WAIT_S, str(outage)) from None
+        self.made += 1
+
+    def _plan(self, part: int, model: Model, *, downgraded: bool) -> Plan:
+        strategy = self.selection.strategy
+        reason = self.selection.reason
+        if downgraded:
+            reason = "budget_downgrade"
+        elif model.id != self.selection.candidates[0].id:
+            reason = f"fallback_after_{self.history[-1].error_code}"
+        return Plan(
+            job_id=self.job.id,
+            number=self.made + 1,
+            part=part,
+            task_type=self.kind.name,
+            user_id=self.job.user_id,
+            api=self.job.api,
+            strategy=strategy.name,
+            reason=reason,
+            job_cap=strategy.job_cap if self.kind.capped else None,
+            runner=runner_id(),
+        )
+
+    def _succeed(self, session: Session, plan: Plan, model: Model, kept: Any, done: Done) -> None:
+        """Finish the job in the transaction of its last attempt."""
+        attempts = jobs.attempts_of(session, self.job.id)
+        cost = sum(attempt.cost_nano for attempt in attempts)
+        started = self.job.started_at or utc_now()
+        self.kept = kept
+        self.metadata = {
+            "model_used": model.id,
+            "processing_time_ms": round((utc_now() - started).total_seconds() * 1000),
+            "tokens_used": sum(a.tokens_used for a in attempts if a.state == AttemptState.SUCCEEDED),
+            "cost_usd": float(nano_to_usd(cost)),
+            "quality_score": done.quality,
+            "selection_reason": plan.reason,
+            "complexity_score": self.selection.complexity,
+            "fallback_used": model.id != self.selection.candidates[0].id,
+            "strategy": plan.strategy,
+            "attempts": [{"model": a.model_name, "state": str(a.state), "error": a.error} for a in attempts],
+        }
+        jobs.succeed(session, self.job.id, kept, self.metadata, cost, plan.strategy)
+
+    def _after_failure(self, failure: CallFailed) -> NoReturn:
+        if failure.error_class is ErrorClass.NEVER:
+            raise JobFailed(failure.sentence, failure.code)
+        with read() as session:
+            self.history = jobs.attempts_of(session, self.job.id)
+        self._models_left()
+        backoff = FIRST_BACKOFF_S * 2 ** len(self.history) * random.uniform(0.5, 1.5)
+        if failure.error_class is ErrorClass.NEXT:
+            backoff = FIRST_BACKOFF_S
+        raise RunAgain(min(LONGEST_WAIT_S, failure.retry_after_s or backoff), failure.sentence)
+
+
+def settle_from_sql(attempt: Attempt, *, capped: bool) -> None:
+    """Settle what SQL knows of an attempt. If the ledger is away, the sweeper comes back to it."""
+    job_id = attempt.job_id if capped else None
+    keys = keys_of(attempt.budget_day, attempt.budget_month, attempt.user_id, job_id)
+    try:
+        ledger().settle(attempt.id, keys, attempt.cost_nano)
+    except LedgerError as error:
+        logger.warning("attempt %s is settled later: %s", attempt.id, error)

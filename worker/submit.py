@@ -1,0 +1,104 @@
+"""How a job is accepted: checked, given its queue, and written to SQL before any message leaves."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from db.environment import read_settings
+from db.jobs import CLAIM_WITHIN_S
+from db.models import Job, JobState, utc_now
+from db.session import read, write
+from selection.registry import UnknownModel, load_registry
+from selection.select import MODEL_KIND, select
+from selection.settings import SelectionSettings
+from selection.strategies import UnknownStrategy
+from worker.errors import InvalidJob
+from worker.kind import JobKind
+
+PREMIUM_QUEUE = "generate-premium"
+LONGEST_ID = 64
+
+
+def fields_of(kind: JobKind, args: Any, kwargs: Any) -> dict[str, Any]:
+    """Positional and keyword arguments as one mapping, as calling a function would bind them."""
+    args, kwargs = tuple(args or ()), dict(kwargs or {})
+    if len(args) > len(kind.positional):
+        raise InvalidJob(f"{kind.name}: takes at most {len(kind.positional)} positional arguments, got {len(args)}")
+    for name, value in zip(kind.positional, args, strict=False):
+        if name in kwargs:
+            raise InvalidJob(f"{kind.name}: field {name} was given twice")
+        kwargs[name] = value
+    return kwargs
+
+
+def accept(kind: JobKind, job_id: str, fields: dict[str, Any], *, due_in_s: float, again: bool = False) -> Job:
+    """Check a job and write its row; `InvalidJob` says what is wrong, and then nothing was written.
+
+    `again` lets a job stand that is there already: its message was delivered a second time."""
+    if not 1 <= len(job_id) <= LONGEST_ID:
+        raise InvalidJob(f"{kind.name}: the task id must have 1 to {LONGEST_ID} characters, not {len(job_id)}")
+    payload = kind.payload(fields)
+    job = Job(
+        id=job_id,
+        kind=kind.name,
+        state=JobState.QUEUED,
+        queue=_queue_of(kind, payload),
+        user_id=payload.user_id,
+        api=payload.api,
+        payload=payload.model_dump(mode="json", exclude_none=True),
+        due_at=utc_now() + timedelta(seconds=due_in_s + CLAIM_WITHIN_S),
+    )
+    return _insert(job, again)
+
+
+def accept_invalid(kind: JobKind, job_id: str, sentence: str) -> None:
+    """Keep a job that came by message and cannot be run, so that whoever asks learns why."""
+    _insert(
+        Job(
+            id=job_id, kind=kind.name, state=JobState.FAILED, queue=kind.queue, payload={},
+            error_code="invalid", error=sentence, finished_at=utc_now(), due_at=None,
+        ),
+        again=True,
+    )  # fmt: skip
+
+
+def due_in(options: dict[str, Any]) -> float:
+    """Seconds until a message with these Celery options should be run."""
+    eta = options.get("eta")
+    if isinstance(eta, datetime):
+        return max(0.0, (eta.astimezone(UTC) - utc_now()).total_seconds())
+    return float(options.get("countdown") or 0)
+
+
+def _queue_of(kind: JobKind, payload: Any) -> str:
+    """The queue of a job's tier. An unknown model or strategy is refused here, whether or not it is honoured."""
+    facts = kind.facts(payload)
+    try:
+        for name in (facts.requested_model, facts.header_model):
+            if name is not None:
+                load_registry().resolve(name, MODEL_KIND[kind.name])
+        first = select(facts, read_settings(SelectionSettings)).candidates[0]
+    except (UnknownModel, UnknownStrategy) as error:
+        raise InvalidJob(f"{kind.name}: {error}") from None
+    return PREMIUM_QUEUE if kind.name == "generate" and first.premium else kind.queue
+
+
+def _insert(job: Job, again: bool) -> Job:
+    try:
+        with write() as session:
+            session.add(job)
+    except IntegrityError:
+        if not again:
+            raise InvalidJob(f"{job.kind}: there is a job with the id {job.id} already") from None
+        with read() as session:
+            return _existing(session, job)
+    return job
+
+
+def _existing(session: Session, job: Job) -> Job:
+    found = session.get(Job, job.id)
+    if found is None:
+        raise InvalidJob(f"{job.kind}: the job could not be written")
+    return found

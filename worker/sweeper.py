@@ -1,0 +1,93 @@
+"""What keeps promises when something broke: jobs whose runner or message was lost, reservations whose call
+never ended, counters that Redis forgot. Every step may run twice, and two sweepers at once do no harm."""
+
+import logging
+from collections import Counter
+from datetime import timedelta
+
+from celery import Celery
+from sqlalchemy.orm import Session
+
+from budget.errors import LedgerError
+from budget.ledger import ledger
+from budget.rebuild import rebuild_if_cold
+from db import jobs
+from db.models import Attempt, AttemptState, Job, JobState, utc_now
+from db.session import read, write
+
+# a job that is published again is left alone for this long
+PATIENCE_S = 30
+
+logger = logging.getLogger(__name__)
+
+
+def sweep(app: Celery) -> dict[str, int]:
+    """One round. Returns what was done, by name."""
+    done: Counter[str] = Counter()
+    done["orphans"] = _publish(app, _free_orphans())
+    done["overdue"] = _publish(app, _overdue_in_empty_queues(app))
+    try:
+        done["rebuilt"] = rebuild_if_cold(ledger())
+        done["reservations"] = _settle_overdue()
+    except LedgerError as error:
+        logger.warning("the ledger is away: %s", error)
+    found = {name: count for name, count in done.items() if count}
+    if found:
+        logger.warning("sweep: %s", found)
+    return found
+
+
+def _publish(app: Celery, found: list[tuple[str, str, str]]) -> int:
+    for job_id, kind, queue in found:
+        app.send_task(f"tasks.{kind}", task_id=job_id, queue=queue)
+    return len(found)
+
+
+def _take(session: Session, job: Job) -> tuple[str, str, str]:
+    job.state, job.runner, job.lease_until = JobState.QUEUED, None, None
+    job.due_at = utc_now() + timedelta(seconds=PATIENCE_S)
+    return job.id, job.kind, job.queue
+
+
+def _free_orphans() -> list[tuple[str, str, str]]:
+    with write() as session:
+        return [_take(session, job) for job in jobs.orphaned(session, utc_now())]
+
+
+def _overdue_in_empty_queues(app: Celery) -> list[tuple[str, str, str]]:
+    """Jobs that nobody claimed though their queue holds nothing more: their message was lost. Where messages
+    wait, the job's own is most likely among them."""
+    with read() as session:
+        queues = {job.queue for job in jobs.overdue(session, utc_now())}
+    if not queues:
+        return []
+    with app.connection_for_write() as connection:
+        channel = connection.default_channel
+        empty = {q for q in queues if channel.queue_declare(queue=q, passive=True).message_count == 0}
+    with write() as session:
+        return [_take(session, job) for job in jobs.overdue(session, utc_now()) if job.queue in empty]
+
+
+def _settle_overdue() -> int:
+    """Reservations whose lease has ended get what SQL knows: nothing recorded means nothing was sent."""
+    settled = 0
+    for attempt_id, scope_keys in ledger().overdue():
+        with write() as session:
+            cost = _cost_by_sql(session, attempt_id)
+        if cost is not None:
+            ledger().settle(attempt_id, scope_keys, cost)
+            settled += 1
+    return settled
+
+
+def _cost_by_sql(session: Session, attempt_id: str) -> int | None:
+    """What an attempt whose lease has ended costs, in nano-USD; None while its runner is alive."""
+    attempt = session.get(Attempt, attempt_id)
+    if attempt is None:
+        return 0
+    if attempt.state == AttemptState.CALLING:
+        job = session.get_one(Job, attempt.job_id)
+        if job.lease_until is not None and job.lease_until > utc_now():
+            return None
+        jobs.close_abandoned(session, job.id)
+    return attempt.cost_nano

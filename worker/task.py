@@ -1,0 +1,89 @@
+"""The Celery task of every kind of job. Its message carries nothing: the task id is the job id, and the job
+is in SQL."""
+
+import logging
+from typing import Any
+
+from celery import Task
+from celery.exceptions import Ignore
+from celery.result import AsyncResult
+from celery.utils import uuid
+from kombu.exceptions import OperationalError
+from kombu.utils import json
+
+from db.models import Job
+from db.session import read
+from worker.errors import InvalidJob, JobFailed
+from worker.kind import JobKind
+from worker.submit import accept, accept_invalid, due_in, fields_of
+
+logger = logging.getLogger(__name__)
+
+
+class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist for its checker only
+    """A kind of job as an ordinary Celery task: `.delay(…)`, `.apply_async(…)`, `.s(…)`, `AsyncResult(id)`."""
+
+    abstract = True
+    typing = False
+    max_retries = None
+    # job failures are outcomes, not faults of the program: no traceback in the log
+    throws = (JobFailed,)
+    # no part of a result in logs and events
+    resultrepr_maxsize = 0
+    Request = "worker.request:QuietRequest"
+    kind: JobKind
+
+    def __init__(self, kind: JobKind) -> None:
+        self.kind = kind
+        self.name = f"tasks.{kind.name}"
+        self.__doc__ = kind.__doc__
+
+    def apply_async(
+        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any
+    ) -> AsyncResult[Any]:
+        """Accept a job and publish its id. `InvalidJob` names the field at fault; then nothing was accepted.
+
+        If the broker is away, the job is accepted all the same and published later by the sweeper."""
+        job_id = task_id or uuid()
+        if options.get("retries"):
+            return super().apply_async((), {}, task_id=job_id, **options)
+        job = accept(self.kind, job_id, fields_of(self.kind, args, kwargs), due_in_s=due_in(options))
+        options.setdefault("queue", job.queue)
+        try:
+            return super().apply_async((), {}, task_id=job_id, **options)
+        except OperationalError as error:
+            logger.warning("job %s is accepted, the sweeper will publish it: %s", job_id, type(error).__name__)
+            return self.AsyncResult(job_id)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """What a worker does with a message, and what `parse(…)` does here and now."""
+        from worker.run import NotOurs, RunAgain, run_job
+
+        if self.request.called_directly:
+            return self.apply(args, kwargs).get()
+        if args or kwargs:
+            self._accept_message(args, kwargs)
+        try:
+            result = run_job(self.kind, self.request.id, self._tell_progress)
+            # what runs in the caller's own process should get what a message would have brought
+            return json.loads(json.dumps(result)) if self.request.is_eager else result
+        except NotOurs:
+            raise Ignore from None
+        except RunAgain as again:
+            self.retry(args=(), kwargs={}, countdown=again.after_s, exc=again)
+
+    def result_of(self, job: Job) -> Any:
+        """The result of a job that has succeeded, from SQL."""
+        with read() as session:
+            return self.kind.result(self.kind.load(session, job.id, job.result), job.model_metadata or {})
+
+    def _accept_message(self, args: Any, kwargs: Any) -> None:
+        """The message comes from a program that only knows the broker, with the payload in its arguments."""
+        try:
+            accept(self.kind, self.request.id, fields_of(self.kind, args, kwargs), due_in_s=0, again=True)
+        except InvalidJob as error:
+            accept_invalid(self.kind, self.request.id, str(error))
+            raise JobFailed(str(error), "invalid") from None
+
+    def _tell_progress(self, done: int, total: int) -> None:
+        self.update_state(state="PROGRESS", meta={"done": done, "total": total})
