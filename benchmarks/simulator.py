@@ -132,9 +132,7 @@ class Client(asyncio.Protocol):
         self.done.set_result(None)
 
 
-async def measure(
-    host: str, port: int, requests: Iterator[bytes], connections: int, seconds: float
-) -> dict[str, Any]:
+async def measure(host: str, port: int, requests: Iterator[bytes], connections: int, seconds: float) -> dict[str, Any]:
     """Requests per second and milliseconds, over all connections."""
     times: list[float] = []
     loop, start = asyncio.get_running_loop(), time.perf_counter()
@@ -155,9 +153,7 @@ async def measure(
 
 def main() -> None:
     """Start a simulator, measure each route, stop it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5, help="at most, for each route")
     parser.add_argument("--requests", type=int, default=30_000, help="at most, for each route")
     parser.add_argument("--connections", type=int, default=16)
@@ -178,14 +174,10 @@ def main() -> None:
         for name, (path, make) in routes.items():
             built = [raw(path, make(number)) for number in range(DIFFERENT)]
             repeated = (request for request, _ in zip(cycle(built), range(options.requests), strict=False))
-            run = measure(
-                target.hostname or "", target.port or 0, repeated, options.connections, options.seconds
-            )
+            run = measure(target.hostname or "", target.port or 0, repeated, options.connections, options.seconds)
             report[name] = asyncio.run(run)
         built = [raw("/v1/chat/completions", chat(number)) for number in range(1000, 3000)]
-        run = measure(
-            target.hostname or "", target.port or 0, iter(built), options.connections, options.seconds
-        )
+        run = measure(target.hostname or "", target.port or 0, iter(built), options.connections, options.seconds)
         report["chat_fresh"] = asyncio.run(run)
         billed = json.load(urlopen(url + "/bill"))["requests"]
         report["all_billed"] = billed == sum(route["requests"] for route in report.values())

@@ -108,7 +108,7 @@ class Ledger:
     def overdue(self) -> list[tuple[str, tuple[str, ...]]]:
         """Reservations whose lease has ended: (attempt id, scope keys)."""
         try:
-            now = self.client.time()[0]  # type: ignore[index]  # redis-py types it for asyncio too
+            now = self.client.time()[0]
             keys: Any = self.client.zrange(OPEN, "-inf", now, byscore=True)
             scopes = [self.client.hget(key, "scopes") for key in keys]
         except redis.RedisError as error:

@@ -35,7 +35,7 @@ def rebuild_if_cold(ledger: Ledger, *, wait_s: float = RECORD_DEADLINE_S + 1) ->
             return False
         time.sleep(wait_s)
         with ledger.client.pipeline(transaction=True) as pipe:
-            pipe.watch(REBUILDING, WARM)
+            pipe.watch(REBUILDING, WARM)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
             if pipe.get(REBUILDING) != token or pipe.exists(WARM):
                 return False
             pipe.multi()

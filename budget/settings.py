@@ -41,10 +41,10 @@ class BudgetSettings(BaseSettings):
 
     model_config = {"arbitrary_types_allowed": True, "validate_default": True}
 
-    daily_budget_usd: Limit = Field("50", description="What all jobs may cost in a day.")
-    monthly_budget_usd: Limit = Field("1000", description="What all jobs may cost in a month.")
-    max_cost_per_user_daily_usd: Limit = Field("5", description="What one user's jobs may cost in a day.")
+    daily_budget_usd: Limit = Field(50, description="What all jobs may cost in a day.")
+    monthly_budget_usd: Limit = Field(1000, description="What all jobs may cost in a month.")
+    max_cost_per_user_daily_usd: Limit = Field(5, description="What one user's jobs may cost in a day.")
     budget_timezone: Annotated[tzinfo, BeforeValidator(_zone)] = Field(
-        "UTC", description="The IANA time zone in which days and months begin."
+        ZoneInfo("UTC"), description="The IANA time zone in which days and months begin."
     )
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="The Redis of the ledger.")

@@ -186,7 +186,7 @@ class Stack:
                 info = client.info("server")
         except redis.RedisError:
             return False
-        return bool(info["process_id"] == self._processes["redis"].pid)  # type: ignore[index]  # sync client
+        return bool(info["process_id"] == self._processes["redis"].pid)
 
 
 def has_provider_key() -> bool:

@@ -1,10 +1,11 @@
 """Settings come from the environment. Each package declares its own class and reads it here."""
 
-from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
+
+from db.once import once_per_process
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -13,9 +14,21 @@ class SettingsError(ValueError):
     """A variable of the environment cannot be used; the message names it and says what would be right."""
 
 
-@cache
+@once_per_process
+def _read() -> dict[type[BaseSettings], Any]:
+    return {}
+
+
 def read_settings(settings: type[S]) -> S:
     """The settings of that class, read once per process; `SettingsError` names the first bad variable."""
+    found = _read()
+    if settings not in found:
+        found[settings] = _from_environment(settings)
+    made: S = found[settings]
+    return made
+
+
+def _from_environment(settings: type[S]) -> S:
     try:
         return settings()
     except ValidationError as error:

@@ -3,9 +3,17 @@
 import os
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_all_made: list[dict[int, Any]] = []
+
+
+def forget_everything() -> None:
+    """Let all of them be made anew: for a program whose environment has changed, such as a test."""
+    for made in _all_made:
+        made.clear()
 
 
 def once_per_process(make: Callable[[], T]) -> Callable[[], T]:
@@ -14,6 +22,7 @@ def once_per_process(make: Callable[[], T]) -> Callable[[], T]:
     and threads do not survive a fork."""
     made: dict[int, T] = {}
     lock = threading.Lock()
+    _all_made.append(made)
 
     def get() -> T:
         pid = os.getpid()

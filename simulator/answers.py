@@ -213,9 +213,7 @@ class Writer:
 
     def number(self, schema: Schema, name: str, depth: int, facts: bool) -> float:
         low, high = bounds(schema)
-        if (low, high) == (0, 1) or (
-            low is None and high is None and re.search("score|confidence|share", name)
-        ):
+        if (low, high) == (0, 1) or (low is None and high is None and re.search("score|confidence|share", name)):
             return round(self.random.uniform(0.75, 0.98), 2)
         low = (high - 10 if high is not None else 1) if low is None else low
         made = round(self.random.uniform(low, low + 10 if high is None else high), 2)
@@ -223,7 +221,7 @@ class Writer:
 
     def integer(self, schema: Schema, name: str, depth: int, facts: bool) -> int:
         low, high = bounds(schema)
-        start = 2015 if "year" == form_of(name) and low is None else 1
+        start = 2015 if form_of(name) == "year" and low is None else 1
         first = int(-(-low // 1)) if low is not None else start if high is None else min(start, int(high))
         last = int(high // 1) if high is not None else first + 9
         step = int(schema.get("multipleOf", 1)) or 1

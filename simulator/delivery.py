@@ -31,9 +31,7 @@ def refused(refusal: Refused, headers: dict[str, str]) -> web.Response:
     if refusal.retry_after is not None:
         headers["retry-after"] = f"{refusal.retry_after:g}"
     if isinstance(refusal.content, str):
-        return web.Response(
-            text=refusal.content, status=refusal.status, content_type="text/html", headers=headers
-        )
+        return web.Response(text=refusal.content, status=refusal.status, content_type="text/html", headers=headers)
     return web.json_response(refusal.content, status=refusal.status, headers=headers)
 
 

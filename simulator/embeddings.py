@@ -14,9 +14,7 @@ MAX_INPUTS = 2048
 MAX_TEXT_TOKENS = 8192
 MAX_REQUEST_TOKENS = 300_000
 
-BAD_INPUT = (
-    "'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs/api-reference."
-)
+BAD_INPUT = "'$.input' is invalid. Please check the API reference: https://platform.openai.com/docs/api-reference."
 
 
 def embed(payload: dict[str, Any], catalogue: Catalogue, seed: int) -> Generation:
@@ -67,9 +65,7 @@ def _count(model: Served, texts: list[str]) -> int:
             )
     if total > MAX_REQUEST_TOKENS:
         message = f"Requested {total} tokens, max {MAX_REQUEST_TOKENS} tokens per request"
-        raise Refused(
-            400, body("openai", Text("max_tokens_per_request", message, None, "max_tokens_per_request"))
-        )
+        raise Refused(400, body("openai", Text("max_tokens_per_request", message, None, "max_tokens_per_request")))
     return total
 
 

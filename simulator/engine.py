@@ -31,9 +31,7 @@ CACHE_BYTES = 64 << 20
 Usage = tuple[int, int] | None
 
 
-def _json_tail(
-    render: Callable[[Generation, Usage], dict[str, Any]], answer: Generation, usage: Usage
-) -> bytes:
+def _json_tail(render: Callable[[Generation, Usage], dict[str, Any]], answer: Generation, usage: Usage) -> bytes:
     """A response's JSON without the opening brace, which comes with the id."""
     return json.dumps(render(answer, usage), ensure_ascii=False, separators=(",", ":"))[1:].encode()
 

@@ -31,9 +31,7 @@ class Generation:
 class Refused(Exception):
     """The provider refuses the request: `content` (JSON, or HTML as text) under an HTTP status, unbilled."""
 
-    def __init__(
-        self, status: int, content: dict[str, object] | str, retry_after: float | None = None
-    ) -> None:
+    def __init__(self, status: int, content: dict[str, object] | str, retry_after: float | None = None) -> None:
         super().__init__(status)
         self.status = status
         self.content = content

@@ -92,9 +92,7 @@ def _check_format(model: Served, answer_format: dict[str, Any], messages: list[t
             "response_format.json_schema",
             "missing_required_parameter",
         )
-    wrong = (
-        strict.complaint(str(described.get("name")), described["schema"]) if described.get("strict") else None
-    )
+    wrong = strict.complaint(str(described.get("name")), described["schema"]) if described.get("strict") else None
     if wrong:
         raise bad_request("openai", wrong, "response_format")
 

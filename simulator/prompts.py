@@ -15,9 +15,7 @@ MAX_FACTS = 300
 MAX_FACT = 300
 
 # `Company name: Acme` and `<company_name>Acme</company_name>`
-_LABELLED = re.compile(
-    r"^[ \t*#-]*([A-Za-z][A-Za-z _-]{1,30}?)[*]*[ \t]*[:=][ \t]*(\S.{0,160})$", re.MULTILINE
-)
+_LABELLED = re.compile(r"^[ \t*#-]*([A-Za-z][A-Za-z _-]{1,30}?)[*]*[ \t]*[:=][ \t]*(\S.{0,160})$", re.MULTILINE)
 _TAGGED = re.compile(r"<([A-Za-z_]{2,40})>\s*([^<>\n]{1,200}?)\s*</\1>")
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\n+")
 _WORD = re.compile(r"[^\W\d_][\w+#./-]*[\w+#]|[^\W\d_]")

@@ -57,9 +57,7 @@ _KEY = Text(
     None,
     "invalid_api_key",
 )
-_MODEL = Text(
-    BAD, "The model `{model}` does not exist or you do not have access to it.", None, "model_not_found"
-)
+_MODEL = Text(BAD, "The model `{model}` does not exist or you do not have access to it.", None, "model_not_found")
 _BUSY = Text(
     "server_error",
     "The server is currently overloaded with other requests. Sorry about that! You can retry your request, or "
@@ -67,9 +65,7 @@ _BUSY = Text(
 )
 
 OPENAI: dict[Status | Code, Text] = {
-    400: Text(
-        BAD, "Invalid value for 'messages': the request could not be processed.", "messages", "invalid_value"
-    ),
+    400: Text(BAD, "Invalid value for 'messages': the request could not be processed.", "messages", "invalid_value"),
     401: _KEY,
     403: Text(
         "request_forbidden",
@@ -81,9 +77,7 @@ OPENAI: dict[Status | Code, Text] = {
     408: Text("server_error", "Request timed out."),
     409: Text(BAD, "The resource was updated by another request."),
     413: Text("server_error", "Maximum content size limit (26214400) exceeded (26228948 bytes read)"),
-    422: Text(
-        BAD, "Unable to process the request despite the format being correct. Please try your request again."
-    ),
+    422: Text(BAD, "Unable to process the request despite the format being correct. Please try your request again."),
     429: _RATE,
     500: Text("server_error", "The server had an error while processing your request. Sorry about that!"),
     503: Text("server_error", "The engine is currently overloaded, please try again later"),

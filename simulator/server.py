@@ -21,9 +21,7 @@ MAX_BODY = 64 << 20
 SHUTDOWN_S = 0.5
 
 
-def create_app(
-    *, catalogue: Catalogue | None = None, latency_s: float = 0.0, seed: int = 0
-) -> web.Application:
+def create_app(*, catalogue: Catalogue | None = None, latency_s: float = 0.0, seed: int = 0) -> web.Application:
     """The simulator as an application; `latency_s` seconds before every answer, the registry's models."""
     simulator = Simulator(catalogue or from_registry(), latency_s, seed)
     tokens.warm({model.encoding for model in simulator.catalogue.models})

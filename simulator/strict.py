@@ -11,9 +11,7 @@ Path = tuple[str, ...]
 def _parts(schema: dict[str, Any], path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The schema and all schemas in it, each with its place."""
     yield path, schema
-    named = [
-        ((key, name), inner) for key in ("properties", "$defs") for name, inner in schema.get(key, {}).items()
-    ]
+    named = [((key, name), inner) for key in ("properties", "$defs") for name, inner in schema.get(key, {}).items()]
     listed = [((key, str(at)), inner) for key in ("anyOf",) for at, inner in enumerate(schema.get(key, ()))]
     for place, inner in [*named, *listed, (("items",), schema.get("items"))]:
         if isinstance(inner, dict):

@@ -5,7 +5,7 @@ from typing import Any
 from worker.app import app
 
 
-@app.task(name="maintenance.sweep", ignore_result=True)  # type: ignore[untyped-decorator]  # celery-types
+@app.task(name="maintenance.sweep", ignore_result=True)
 def sweep() -> Any:
     """Publish lost jobs again, settle what was left open, rebuild a ledger that was lost."""
     from worker.sweeper import sweep as sweep_once

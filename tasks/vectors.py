@@ -4,6 +4,7 @@ import base64
 import sys
 from array import array
 from collections.abc import Iterator
+from typing import Any
 
 from kombu.utils.json import register_type
 
@@ -29,9 +30,8 @@ def split(data: bytes, dimensions: int) -> Iterator[Vector]:
         yield Vector(data[start : start + 4 * dimensions])
 
 
-register_type(
-    Vector,
-    "paymaster.float32",
-    lambda vector: base64.b64encode(vector.data).decode(),
-    lambda text: Vector(base64.b64decode(text)).tolist(),
-)
+def _decode(text: str) -> Any:
+    return Vector(base64.b64decode(text)).tolist()
+
+
+register_type(Vector, "paymaster.float32", lambda vector: base64.b64encode(vector.data).decode(), _decode)

@@ -1,6 +1,6 @@
 """`AsyncResult.revoke()` and `app.control.revoke()`: they cancel the job where it lives, in SQL."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from celery.app.control import Control as CeleryControl
@@ -10,10 +10,10 @@ from db.jobs import cancel
 from db.session import write
 
 
-class Control(CeleryControl):  # type: ignore[misc]  # celery-types has no Control with these signatures
+class Control(CeleryControl):
     """Celery's remote control, with a `revoke` that outlives workers, brokers and restarts."""
 
-    def revoke(self, task_id: str | Iterable[str], *args: Any, **options: Any) -> Any:
+    def revoke(self, task_id: str | Sequence[str], *args: Any, **options: Any) -> Any:
         """Cancel jobs that have not begun. One that is running goes on, since its call may be paid for."""
         for job_id in [task_id] if isinstance(task_id, str) else list(task_id):
             with write() as session:

@@ -30,12 +30,22 @@ def _litellm() -> Any:
     """litellm, imported at first use: it takes seconds, and only workers need it."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     import litellm
+    from litellm.llms.custom_httpx import http_handler
 
     litellm.suppress_debug_info = True
     litellm.telemetry = False
-    litellm.drop_params = False
     logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)
+    # One call is one request. `max_retries=0` does not reach embeddings, where 0 counts as unset …
+    litellm.DEFAULT_MAX_RETRIES = 0  # type: ignore[attr-defined]  # not in its __all__
+    # … nor litellm's own HTTP handler, which sends again after a reset: the provider may bill both.
+    http_handler.AsyncHTTPHandler.single_connection_post_request = (  # type: ignore[method-assign]  # that is the point
+        _no_second_request
+    )
     return litellm
+
+
+async def _no_second_request(*_: Any, **__: Any) -> NoReturn:
+    raise httpx.ReadError("the connection broke; nothing is sent twice")
 
 
 def warm_up() -> None:

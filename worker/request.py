@@ -13,5 +13,5 @@ class QuietRequest(Request):
         super().__init__(*args, **kwargs)
         self._argsrepr, self._kwargsrepr = "()", "{}"
 
-    def info(self, safe: bool = False) -> dict[str, Any]:
+    def info(self, safe: bool = False) -> Any:
         return {**super().info(safe=safe), "args": [], "kwargs": {}}

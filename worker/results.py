@@ -3,7 +3,7 @@ SQL, which keeps every job."""
 
 from typing import Any
 
-from celery import states
+from celery import Celery, states
 from celery.backends.redis import RedisBackend
 
 from db.models import Job, JobState
@@ -23,6 +23,8 @@ STATES = {
 class JobBackend(RedisBackend):
     """Celery's Redis backend with a memory."""
 
+    app: Celery
+
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
         """Celery's meta data of a task; of a job that Redis does not know, by its row."""
         meta: dict[str, Any] = super().get_task_meta(task_id, cache=cache)
@@ -38,7 +40,8 @@ class JobBackend(RedisBackend):
         if job.state == JobState.SUCCEEDED:
             self.app.loader.import_default_modules()
             # by way of the message format, so that it looks the same from here and from Redis
-            return self.decode(self.encode(self.app.tasks[f"tasks.{job.kind}"].result_of(job)))
+            task: Any = self.app.tasks[f"tasks.{job.kind}"]
+            return self.decode(self.encode(task.result_of(job)))
         if job.state in (JobState.FAILED, JobState.CANCELLED):
             return JobFailed(job.error or "failed", job.error_code or "failed")
         return None

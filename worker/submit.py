@@ -23,14 +23,15 @@ LONGEST_ID = 64
 
 def fields_of(kind: JobKind, args: Any, kwargs: Any) -> dict[str, Any]:
     """Positional and keyword arguments as one mapping, as calling a function would bind them."""
-    args, kwargs = tuple(args or ()), dict(kwargs or {})
+    args = tuple(args or ())
+    fields: dict[str, Any] = dict(kwargs or {})
     if len(args) > len(kind.positional):
         raise InvalidJob(f"{kind.name}: takes at most {len(kind.positional)} positional arguments, got {len(args)}")
     for name, value in zip(kind.positional, args, strict=False):
-        if name in kwargs:
+        if name in fields:
             raise InvalidJob(f"{kind.name}: field {name} was given twice")
-        kwargs[name] = value
-    return kwargs
+        fields[name] = value
+    return fields
 
 
 def accept(kind: JobKind, job_id: str, fields: dict[str, Any], *, due_in_s: float, again: bool = False) -> Job:

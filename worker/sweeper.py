@@ -4,6 +4,7 @@ never ended, counters that Redis forgot. Every step may run twice, and two sweep
 import logging
 from collections import Counter
 from datetime import timedelta
+from typing import Any
 
 from celery import Celery
 from sqlalchemy.orm import Session
@@ -62,7 +63,7 @@ def _overdue_in_empty_queues(app: Celery) -> list[tuple[str, str, str]]:
     if not queues:
         return []
     with app.connection_for_write() as connection:
-        channel = connection.default_channel
+        channel: Any = connection.default_channel
         empty = {q for q in queues if channel.queue_declare(queue=q, passive=True).message_count == 0}
     with write() as session:
         return [_take(session, job) for job in jobs.overdue(session, utc_now()) if job.queue in empty]

@@ -38,7 +38,7 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
         self.name = f"tasks.{kind.name}"
         self.__doc__ = kind.__doc__
 
-    def apply_async(
+    def apply_async(  # type: ignore[override]  # Celery's own has 25 parameters; they pass through
         self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any
     ) -> AsyncResult[Any]:
         """Accept a job and publish its id. `InvalidJob` names the field at fault; then nothing was accepted.
@@ -61,10 +61,11 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
 
         if self.request.called_directly:
             return self.apply(args, kwargs).get()
+        job_id = str(self.request.id)
         if args or kwargs:
-            self._accept_message(args, kwargs)
+            self._accept_message(job_id, args, kwargs)
         try:
-            result = run_job(self.kind, self.request.id, self._tell_progress)
+            result = run_job(self.kind, job_id, self._tell_progress)
             # what runs in the caller's own process should get what a message would have brought
             return json.loads(json.dumps(result)) if self.request.is_eager else result
         except NotOurs:
@@ -77,12 +78,12 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
         with read() as session:
             return self.kind.result(self.kind.load(session, job.id, job.result), job.model_metadata or {})
 
-    def _accept_message(self, args: Any, kwargs: Any) -> None:
+    def _accept_message(self, job_id: str, args: Any, kwargs: Any) -> None:
         """The message comes from a program that only knows the broker, with the payload in its arguments."""
         try:
-            accept(self.kind, self.request.id, fields_of(self.kind, args, kwargs), due_in_s=0, again=True)
+            accept(self.kind, job_id, fields_of(self.kind, args, kwargs), due_in_s=0, again=True)
         except InvalidJob as error:
-            accept_invalid(self.kind, self.request.id, str(error))
+            accept_invalid(self.kind, job_id, str(error))
             raise JobFailed(str(error), "invalid") from None
 
     def _tell_progress(self, done: int, total: int) -> None:

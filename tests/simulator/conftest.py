@@ -17,17 +17,13 @@ from simulator.server import running
 # Prices written here by hand, not read from the registry.
 CATALOGUE = Catalogue(
     [
-        served(
-            "gpt-4o", input="2.50", output="10", tokenizer="o200k_base", context=128_000, max_output=16_384
-        ),
+        served("gpt-4o", input="2.50", output="10", tokenizer="o200k_base", context=128_000, max_output=16_384),
         served("gpt-4o-mini", input="0.15", output="0.60", tokenizer="o200k_base", context=128_000),
         served("gpt-3.5-turbo", input="0.50", output="1.50", context=16_385, max_output=4_096),
         served("gpt-4", input="30", output="60", context=8_192),
         served("cheap", input="0.0005", output="0.0005"),
         served("claude-sonnet-4-20250514", provider="anthropic", input="3", output="15", context=200_000),
-        served(
-            "claude-3-haiku-20240307", provider="anthropic", input="0.25", output="1.25", max_output=4_096
-        ),
+        served("claude-3-haiku-20240307", provider="anthropic", input="0.25", output="1.25", max_output=4_096),
         served("text-embedding-3-small", kind="embedding", input="0.02", context=8_192, dimensions=1536),
         served("text-embedding-3-large", kind="embedding", input="0.13", context=8_192, dimensions=3072),
         served("azure-gpt-4o", wire_name="gpt4o-2", input="2.50", output="10", tokenizer="o200k_base"),

@@ -40,9 +40,7 @@ def test_anthropic_answers_by_the_forced_tool(sim: Any, schema: Any) -> None:
 
 
 def test_facts_in_json_are_preferred(sim: Any, schema: Any) -> None:
-    data = json.dumps(
-        {"job": {"company_name": "Initech", "level": "staff", "years": 9}, "text": "Ship it. " * 20}
-    )
+    data = json.dumps({"job": {"company_name": "Initech", "level": "staff", "years": 9}, "text": "Ship it. " * 20})
     answer = content(sim.chat(f"Use this: {data}", schema=schema))
     assert (answer["company_name"], answer["level"], answer["years"]) == ("Initech", "staff", 9)
 
@@ -54,9 +52,7 @@ def test_facts_that_the_schema_forbids_are_not_used(sim: Any, schema: Any) -> No
 
 def test_the_same_request_has_the_same_answer_and_another_another(sim: Any, schema: Any) -> None:
     first, again = content(sim.chat(schema=schema)), content(sim.chat(schema=schema, seed=1))
-    other = content(
-        sim.chat("We need a gardener in Kyoto. You will prune old trees every spring.", schema=schema)
-    )
+    other = content(sim.chat("We need a gardener in Kyoto. You will prune old trees every spring.", schema=schema))
     assert first == again
     assert first != other
 
@@ -83,9 +79,7 @@ def test_without_a_schema_the_answer_is_text(sim: Any, posting: str) -> None:
 
 
 @pytest.mark.parametrize("fence", ["Answer by this JSON schema: {}", "Schema (JSON):\n```json\n{}\n```"])
-def test_json_object_follows_the_schema_in_the_system_prompt(
-    sim: Any, schema: Any, posting: str, fence: str
-) -> None:
+def test_json_object_follows_the_schema_in_the_system_prompt(sim: Any, schema: Any, posting: str, fence: str) -> None:
     system = {"role": "system", "content": fence.replace("{}", json.dumps(schema, indent=1))}
     messages = [system, {"role": "user", "content": posting}]
     body = {"model": "gpt-3.5-turbo", "messages": messages, "response_format": {"type": "json_object"}}
@@ -100,9 +94,7 @@ def test_json_object_follows_an_example(sim: Any) -> None:
     system = 'Answer as JSON: {"title": "…", "score": 0.5, "tags": ["a"], "size": 3}'
     messages = [{"role": "system", "content": system}, {"role": "user", "content": "hi"}]
     answer = content(
-        sim.post(
-            "chat", {"model": "gpt-4o", "messages": messages, "response_format": {"type": "json_object"}}
-        )
+        sim.post("chat", {"model": "gpt-4o", "messages": messages, "response_format": {"type": "json_object"}})
     )
     assert {key: type(value) for key, value in answer.items()} == {
         "title": str,
@@ -148,9 +140,7 @@ SCHEMAS: list[dict[str, Any]] = [
     },
     {
         "$ref": "#/$defs/N",
-        "$defs": {
-            "N": {"type": "object", "properties": {"n": {"anyOf": [{"$ref": "#/$defs/N"}, {"type": "null"}]}}}
-        },
+        "$defs": {"N": {"type": "object", "properties": {"n": {"anyOf": [{"$ref": "#/$defs/N"}, {"type": "null"}]}}}},
     },
 ]
 

@@ -74,9 +74,7 @@ def only_entry(sim: Any) -> Any:
 
 
 @pytest.mark.parametrize(("status", "code", "shown", "text"), OPENAI_ERRORS)
-def test_openai_errors_are_in_its_words_and_unbilled(
-    sim: Any, status: int, code: Any, shown: Any, text: str
-) -> None:
+def test_openai_errors_are_in_its_words_and_unbilled(sim: Any, status: int, code: Any, shown: Any, text: str) -> None:
     sim.fault(fault="status", status=status, **({"code": code} if code else {}))
     reply = sim.chat("hi")
     assert reply.status == status
@@ -88,9 +86,7 @@ def test_openai_errors_are_in_its_words_and_unbilled(
 
 
 @pytest.mark.parametrize(("status", "code", "kind", "text"), ANTHROPIC_ERRORS)
-def test_anthropic_errors_are_in_its_words_and_unbilled(
-    sim: Any, status: int, code: Any, kind: str, text: str
-) -> None:
+def test_anthropic_errors_are_in_its_words_and_unbilled(sim: Any, status: int, code: Any, kind: str, text: str) -> None:
     sim.fault(fault="status", status=status, **({"code": code} if code else {}))
     reply = sim.message("hi")
     assert reply.status == status

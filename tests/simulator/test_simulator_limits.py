@@ -106,9 +106,7 @@ def test_strict_schemas_are_checked_as_openai_does(sim: Any, schema: Any) -> Non
 
 
 def test_old_models_refuse_formats(sim: Any, schema: Any) -> None:
-    assert (
-        "'json_schema' is not supported" in error(sim.chat(schema=schema, model="gpt-3.5-turbo"))["message"]
-    )
+    assert "'json_schema' is not supported" in error(sim.chat(schema=schema, model="gpt-3.5-turbo"))["message"]
     found = error(sim.chat("json", model="gpt-4", response_format={"type": "json_object"}))
     assert "'json_object' is not supported" in found["message"]
     found = error(sim.chat("hi", response_format={"type": "json_object"}))

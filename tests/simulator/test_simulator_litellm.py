@@ -180,9 +180,7 @@ BROKEN[BROKEN.index((MODELS[2], "reset", 1))] = (MODELS[2], "reset", 2)
 
 
 @pytest.mark.parametrize(("model", "fault", "billed"), BROKEN)
-def test_broken_answers_raise_and_are_billed(
-    sim: Any, complete: Any, model: str, fault: str, billed: int
-) -> None:
+def test_broken_answers_raise_and_are_billed(sim: Any, complete: Any, model: str, fault: str, billed: int) -> None:
     sim.fault(fault=fault)
     with pytest.raises(Exception):  # noqa: B017 - the class differs by fault and provider
         complete(model, timeout=1)

@@ -67,9 +67,7 @@ def test_usage_is_the_sum_of_the_texts(sim: Any) -> None:
 
 def test_two_thousand_texts_in_one_request_are_quick(sim: Any) -> None:
     texts = [f"text {number} of a batch about python and payments" for number in range(2000)]
-    body = json.dumps(
-        {"model": "text-embedding-3-small", "input": texts, "encoding_format": "base64"}
-    ).encode()
+    body = json.dumps({"model": "text-embedding-3-small", "input": texts, "encoding_format": "base64"}).encode()
     start = time.monotonic()
     assert sim.post("embeddings", body).status == 200
     # About half a second; the bound leaves room for a busy machine.
