@@ -3,35 +3,39 @@
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 T = TypeVar("T")
 
-_all_made: list[dict[int, Any]] = []
 
-
-def forget_everything() -> None:
-    """Let all of them be made anew: for a program whose environment has changed, such as a test."""
-    for made in _all_made:
-        made.clear()
-
-
-def once_per_process(make: Callable[[], T]) -> Callable[[], T]:
-    """Call `make` at first use and hand out what it made from then on. Many threads that come at once wait for
-    one of them (`functools.cache` would make several), and a forked child makes its own: connections, locks
+class once_per_process(Generic[T]):  # noqa: N801  # a decorator
+    """Call the function at first use and hand out what it made from then on. Many threads that come at once wait
+    for one of them (`functools.cache` would make several), and a forked child makes its own: connections, locks
     and threads do not survive a fork."""
-    made: dict[int, T] = {}
-    lock = threading.Lock()
-    _all_made.append(made)
 
-    def get() -> T:
+    _all: ClassVar[list["once_per_process[Any]"]] = []
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self.__doc__ = make.__doc__
+        self._make = make
+        self._made: dict[int, T] = {}
+        self._lock = threading.Lock()
+        self._all.append(self)
+
+    def __call__(self) -> T:
         pid = os.getpid()
-        if pid not in made:
-            with lock:
-                if pid not in made:
-                    made[pid] = make()
-        return made[pid]
+        if pid not in self._made:
+            with self._lock:
+                if pid not in self._made:
+                    self._made[pid] = self._make()
+        return self._made[pid]
 
-    get.__doc__ = make.__doc__
-    get.__name__ = make.__name__
-    return get
+    def peek(self) -> T | None:
+        """What was made, None if nothing was."""
+        return self._made.get(os.getpid())
+
+    @classmethod
+    def forget_everything(cls) -> None:
+        """Let all of them be made anew: for a program whose environment has changed, such as a test."""
+        for one in cls._all:
+            one._made.clear()

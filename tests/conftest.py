@@ -15,7 +15,7 @@ from budget.ledger import Ledger, ledger
 from budget.rebuild import rebuild_if_cold
 from cli.stack import free_port
 from db.migrate import upgrade
-from db.once import forget_everything
+from db.once import once_per_process
 
 
 @pytest.fixture(scope="session")
@@ -55,10 +55,10 @@ def environment(redis_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PAYMASTER_HOME", str(tmp_path))
     with redis.Redis.from_url(redis_server) as client:
         client.flushall()
-    forget_everything()
+    once_per_process.forget_everything()
     upgrade()
     yield
-    forget_everything()
+    once_per_process.forget_everything()
 
 
 @pytest.fixture

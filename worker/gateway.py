@@ -124,9 +124,12 @@ def _json_by(model: Model, request: ChatRequest) -> dict[str, Any]:
 
 def _address(model: Model, deadline_s: float) -> dict[str, Any]:
     provider = load_registry().provider_of(model)
+    if not os.environ.get(provider.api_key_env):
+        sentence = f"{provider.api_key_env} is not set, so {model.provider} cannot be called"
+        raise CallFailed(ErrorClass.NEXT, "no_key", sentence, billed=False)
     return {
         "model": model.litellm,
-        "api_key": os.environ.get(provider.api_key_env),
+        "api_key": os.environ[provider.api_key_env],
         "api_base": os.environ.get(provider.api_base_env) or None,
         "timeout": deadline_s,
         "max_retries": 0,
@@ -174,10 +177,6 @@ def _raise_own(model: Model, error: Exception) -> NoReturn:
     if isinstance(error, _litellm().Timeout):
         sentence = f"{model.id} gave no whole answer in time"
         raise CallFailed(ErrorClass.SAME, "timeout", sentence, billed=True) from None
-    if getattr(error, "status_code", None) in (400, 401):
-        # litellm refused before it sent anything, for instance for want of a key
-        sentence = f"the call to {model.id} could not be made: check {model.provider}'s key and address"
-        raise CallFailed(ErrorClass.NEXT, "not_sent", sentence, billed=False) from None
     sentence = f"{model.provider} broke off or sent something unreadable for {model.id}"
     raise CallFailed(ErrorClass.SAME, "broken_answer", sentence, billed=True) from None
 

@@ -24,7 +24,7 @@ def runner_id() -> str:
 
 def _beat(name: str) -> None:
     pause = threading.Event()
-    while not pause.wait(LEASE_S / 3):
+    while not pause.wait(LEASE_S / 3) and runner_id.peek() == name:
         try:
             group_writer().commit(lambda session: renew_leases(session, name))
         except Exception as error:

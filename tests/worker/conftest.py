@@ -1,0 +1,58 @@
+"""The life of an attempt without Celery: a real ledger, real SQL, real litellm and a real simulator over HTTP."""
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from budget.ledger import Ledger
+from simulator.server import running
+
+
+class Simulator:
+    """A client of the simulator's control routes."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data=data, method=method)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read() or "null")
+
+    def bill(self) -> int:
+        """What was billed, nano-USD."""
+        return int(self._ask("GET", "/bill")["cost_nano"])
+
+    def requests(self) -> int:
+        """HTTP requests that reached a provider's route."""
+        return int(self._ask("GET", "/requests")["requests"])
+
+    def fault(self, **rule: Any) -> None:
+        """From now on this goes wrong."""
+        self._ask("PUT", "/faults", {"seed": 1, "rules": [rule]})
+
+    def reset(self) -> None:
+        self._ask("DELETE", "/faults")
+        self._ask("POST", "/reset")
+
+
+@pytest.fixture(scope="session")
+def simulator_url() -> Iterator[str]:
+    with running() as url:
+        yield url
+
+
+@pytest.fixture
+def simulator(simulator_url: str, warm_ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Simulator:
+    """The simulator with an empty bill and no faults; both providers point at it."""
+    monkeypatch.setenv("OPENAI_API_BASE", f"{simulator_url}/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "simulated")
+    monkeypatch.setenv("ANTHROPIC_API_BASE", simulator_url)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "simulated")
+    made = Simulator(simulator_url)
+    made.reset()
+    return made
