@@ -49,7 +49,8 @@ def _read(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _lines(where: str, text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    # not splitlines(): JSON may hold U+2028 and its like inside a string
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield f"{where}:{number}", _json(f"{where}:{number}", line)
 

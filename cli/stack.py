@@ -77,6 +77,8 @@ class Stack:
     def start(self, name: str, *command: str, environment: Mapping[str, str] | None = None) -> int:
         """Start one process, in a group of its own so that Ctrl-C reaches only us; returns its pid. A process
         of that name that has ended is replaced."""
+        if name in self._processes:
+            self._processes[name].wait(STOP_WITHIN_S)
         with self.log_of(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 command,
@@ -111,10 +113,15 @@ class Stack:
         """Stop everything, workers first; what does not end in time is killed. May be called twice."""
         (self.home / ENVIRONMENT_FILE).unlink(missing_ok=True)
         servers = ("redis", "simulator")
-        self._end([name for name in self._processes if name not in servers])
-        self._end([name for name in self._processes if name in servers])
+        self.end([name for name in self._processes if name not in servers])
+        self.end([name for name in self._processes if name in servers])
 
-    def _end(self, names: list[str]) -> None:
+    def pid(self, name: str) -> int:
+        """The process id of a part."""
+        return self._processes[name].pid
+
+    def end(self, names: list[str]) -> None:
+        """Stop these parts: SIGTERM, and SIGKILL to what does not end in time."""
         for name in names:
             if self._processes[name].poll() is None:
                 self._processes[name].send_signal(signal.SIGTERM)

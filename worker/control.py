@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from celery.app.control import Control as CeleryControl
-from celery.states import REVOKED
 
 from db.jobs import cancel
 from db.session import write
@@ -19,5 +18,5 @@ class Control(CeleryControl):
             with write() as session:
                 cancelled = cancel(session, job_id)
             if cancelled:
-                self.app.backend.store_result(job_id, None, REVOKED)
+                self.app.backend.mark_as_revoked(job_id, "cancelled before it ran")
         return super().revoke(task_id, *args, **options)

@@ -5,6 +5,7 @@ from typing import Any
 
 from celery import Celery, states
 from celery.backends.redis import RedisBackend
+from celery.exceptions import TaskRevokedError
 
 from db.models import Job, JobState
 from db.session import read
@@ -42,6 +43,8 @@ class JobBackend(RedisBackend):
             # by way of the message format, so that it looks the same from here and from Redis
             task: Any = self.app.tasks[f"tasks.{job.kind}"]
             return self.decode(self.encode(task.result_of(job)))
-        if job.state in (JobState.FAILED, JobState.CANCELLED):
+        if job.state == JobState.CANCELLED:
+            return TaskRevokedError(job.error)
+        if job.state == JobState.FAILED:
             return JobFailed(job.error or "failed", job.error_code or "failed")
         return None

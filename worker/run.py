@@ -51,6 +51,10 @@ class RunAgain(Exception):
         return self.why
 
 
+class UnknownJob(JobFailed):
+    """A message named a job that SQL does not have."""
+
+
 class NotOurs(Exception):
     """Somebody else runs the job, or it was cancelled: there is nothing to do and nothing to report."""
 
@@ -82,7 +86,7 @@ def _outcome_of(kind: JobKind, job_id: str) -> Any:
     with read() as session:
         job = session.get(Job, job_id)
         if job is None:
-            raise JobFailed(f"there is no job {job_id}", "unknown_job")
+            raise UnknownJob(f"there is no job {job_id}", "unknown_job")
         if job.state == JobState.FAILED:
             raise JobFailed(job.error or "failed", job.error_code or "failed")
         if job.state == JobState.SUCCEEDED:

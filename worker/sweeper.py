@@ -63,10 +63,19 @@ def _overdue_in_empty_queues(app: Celery) -> list[tuple[str, str, str]]:
     if not queues:
         return []
     with app.connection_for_write() as connection:
-        channel: Any = connection.default_channel
-        empty = {q for q in queues if channel.queue_declare(queue=q, passive=True).message_count == 0}
+        empty = {queue for queue in queues if _is_empty(connection, queue)}
     with write() as session:
         return [_take(session, job) for job in jobs.overdue(session, utc_now()) if job.queue in empty]
+
+
+def _is_empty(connection: Any, queue: str) -> bool:
+    # a channel each: RabbitMQ closes it on a passive declaration that finds nothing
+    with connection.channel() as channel:
+        try:
+            return bool(channel.queue_declare(queue=queue, passive=True).message_count == 0)
+        except connection.channel_errors:
+            # Redis has no empty lists
+            return True
 
 
 def _settle_overdue() -> int:

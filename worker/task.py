@@ -57,7 +57,7 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """What a worker does with a message, and what `parse(…)` does here and now."""
-        from worker.run import NotOurs, RunAgain, run_job
+        from worker.run import NotOurs, RunAgain, UnknownJob, run_job
 
         if self.request.called_directly:
             return self.apply(args, kwargs).get()
@@ -70,6 +70,10 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
             return json.loads(json.dumps(result)) if self.request.is_eager else result
         except NotOurs:
             raise Ignore from None
+        except UnknownJob:
+            # sent by name, and without any field
+            self._accept_message(job_id, args, kwargs)
+            raise
         except RunAgain as again:
             self.retry(args=(), kwargs={}, countdown=again.after_s, exc=again)
 

@@ -1,0 +1,86 @@
+"""A ledger on each server that its scripts must run on, and the tools to look at what it wrote."""
+
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import fakeredis
+import pytest
+import redis
+
+from budget.ledger import Ledger, connect
+from budget.scopes import WARM
+from budget.settings import BudgetSettings
+
+WIDE: dict[str, Any] = {
+    "daily_budget_usd": "1000",
+    "monthly_budget_usd": "1000",
+    "max_cost_per_user_daily_usd": "1000",
+    "budget_timezone": "UTC",
+}
+
+
+def usd(nano: int) -> str:
+    """A limit of so many nano-USD, as the environment spells it."""
+    return format(Decimal(nano).scaleb(-9), "f")
+
+
+@pytest.fixture
+def real_client(redis_server: str) -> Iterator[redis.Redis]:
+    """A client of this process' real server, which is empty."""
+    client = connect(redis_server)
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture(params=["real", "fake"])
+def client(request: pytest.FixtureRequest) -> redis.Redis:
+    """An empty Redis: the real server, and fakeredis with Lua in this process."""
+    if request.param == "real":
+        found: redis.Redis = request.getfixturevalue("real_client")
+        return found
+    return fakeredis.FakeRedis(decode_responses=True)
+
+
+@pytest.fixture
+def make_ledger(client: redis.Redis) -> Callable[..., Ledger]:
+    """A warm ledger with wide limits, except those that are given."""
+
+    def make(**limits: Any) -> Ledger:
+        client.set(WARM, "test")
+        return Ledger(client, BudgetSettings(**{**WIDE, **limits}))
+
+    return make
+
+
+def hold(ledger: Ledger, attempt: str = "a1", amount: int = 100, **more: Any) -> Any:
+    """Reserve as an attempt of a job with all four scopes does."""
+    scopes: dict[str, Any] = {"job_id": "j1", "user_id": "u1", "job_cap": 10**12, "lease_s": 60, **more}
+    return ledger.reserve(attempt, amount, **scopes)
+
+
+def dump(client: redis.Redis) -> dict[str, Any]:
+    """Everything that the server holds, and which keys will go by themselves."""
+    readers: dict[str, Callable[[str], Any]] = {
+        "string": client.get,
+        "hash": client.hgetall,
+        "zset": lambda key: client.zrange(key, 0, -1, withscores=True),
+        "list": lambda key: client.lrange(key, 0, -1),
+        "set": client.smembers,
+    }
+    keys: Any = client.keys("*")
+    found: dict[str, Any] = {}
+    for key in sorted(keys):
+        kind: Any = client.type(key)
+        found[key] = (kind, readers[kind](key), client.ttl(key) >= 0)
+    return found
+
+
+def counters(client: redis.Redis) -> dict[str, tuple[int, int]]:
+    """(spent, reserved) of every scope."""
+    found: dict[str, tuple[int, int]] = {}
+    for key, (kind, content, _) in dump(client).items():
+        if kind == "hash" and ":reservation:" not in key:
+            found[key] = (int(content.get("spent", 0)), int(content.get("reserved", 0)))
+    return found

@@ -1,0 +1,107 @@
+"""Budgets from the environment, and what is said of a value that cannot be one."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from budget.money import MAX_NANO
+from budget.settings import BudgetSettings
+from db.environment import SettingsError, read_settings
+from db.once import once_per_process
+
+LIMITS = {
+    "DAILY_BUDGET_USD": 50 * 10**9,
+    "MONTHLY_BUDGET_USD": 1000 * 10**9,
+    "MAX_COST_PER_USER_DAILY_USD": 5 * 10**9,
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in (*LIMITS, "BUDGET_TIMEZONE", "REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    once_per_process.forget_everything()
+    yield
+    once_per_process.forget_everything()
+
+
+def read(name: str) -> int | None:
+    value: int | None = getattr(read_settings(BudgetSettings), name.lower())
+    return value
+
+
+@pytest.mark.parametrize(("name", "nano"), LIMITS.items())
+def test_an_unset_limit_is_the_customers_default(name: str, nano: int) -> None:
+    assert read(name) == nano
+
+
+@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize(
+    ("text", "nano"),
+    [
+        ("0", 0), ("0.00", 0), ("50", 50 * 10**9), (" 12.5 ", 12_500_000_000), ("0.000000001", 1),
+        ("9007199.254740991", MAX_NANO), ("1e2", 100 * 10**9), ("unlimited", None), ("Unlimited", None),
+        (" UNLIMITED ", None),
+    ],
+)  # fmt: skip
+def test_a_limit_is_read_exactly(name: str, text: str, nano: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, text)
+    assert read(name) == nano
+
+
+@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize(
+    "text",
+    ["", "-1", "-0.01", "nan", "inf", "-inf", "abc", "none", "$50", "1,000", "9007199.254740992", "1e20",
+     "0.0000000001", "5.0000000001"],
+)  # fmt: skip
+def test_a_bad_limit_names_its_variable_and_says_what_would_be_right(
+    name: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, text)
+    with pytest.raises(SettingsError) as refused:
+        read_settings(BudgetSettings)
+    sentence = str(refused.value)
+    assert sentence.startswith(f"{name}: ")
+    assert repr(text) in sentence
+    assert "'unlimited'" in sentence and "9007199" in sentence and "nine decimals" in sentence
+
+
+@pytest.mark.parametrize("text", ["1e999999", "1.00000000000000000000000000000000001"])
+def test_an_amount_beyond_decimals_own_precision_is_refused_like_any_other(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAILY_BUDGET_USD", text)
+    with pytest.raises(SettingsError, match="^DAILY_BUDGET_USD: "):
+        read_settings(BudgetSettings)
+
+
+@pytest.mark.parametrize(
+    ("text", "offset_h"), [("UTC", 0), ("Europe/Berlin", 1), ("America/Los_Angeles", -8), ("Asia/Kolkata", 5.5)]
+)
+def test_the_zone_is_an_iana_name(text: str, offset_h: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUDGET_TIMEZONE", text)
+    offset = datetime(2026, 1, 1, tzinfo=read_settings(BudgetSettings).budget_timezone).utcoffset()
+    assert offset is not None
+    assert offset.total_seconds() == offset_h * 3600
+
+
+def test_the_zone_is_utc_unless_set() -> None:
+    assert read_settings(BudgetSettings).budget_timezone == ZoneInfo("UTC")
+
+
+@pytest.mark.parametrize("text", ["", "Berlin", "Europe", "Mars/Base", "../etc/passwd", "/etc/passwd", "+02:00", "x" * 300])
+def test_a_bad_zone_names_its_variable(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUDGET_TIMEZONE", text)
+    with pytest.raises(SettingsError, match=r"^BUDGET_TIMEZONE: .*is no IANA time zone; give one such as"):
+        read_settings(BudgetSettings)
+
+
+def test_settings_are_read_once_per_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = read_settings(BudgetSettings)
+    monkeypatch.setenv("DAILY_BUDGET_USD", "1")
+    assert read_settings(BudgetSettings) is first
+    once_per_process.forget_everything()
+    assert read("DAILY_BUDGET_USD") == 10**9
