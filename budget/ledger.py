@@ -112,7 +112,7 @@ class Ledger:
             keys: Any = self.client.zrange(OPEN, "-inf", now, byscore=True)
             scopes = [self.client.hget(key, "scopes") for key in keys]
         except redis.RedisError as error:
-            raise LedgerDown(_first_line(error)) from None
+            raise _down(error) from None
         found = zip(keys, scopes, strict=True)
         return [(key.rsplit(":", 1)[1], tuple(str(held).split("\n"))) for key, held in found if held]
 
@@ -122,7 +122,7 @@ class Ledger:
         try:
             held: Any = [self.client.hmget(scope.key, ["spent", "reserved"]) for scope in scopes]
         except redis.RedisError as error:
-            raise LedgerDown(_first_line(error)) from None
+            raise _down(error) from None
         return [
             ScopeUse(scope.name, scope.limit, int(spent or 0), int(reserved or 0), scope.resets_at)
             for scope, (spent, reserved) in zip(scopes, held, strict=True)
@@ -136,9 +136,9 @@ class Ledger:
                 break
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 if last:
-                    raise LedgerDown(f"the ledger's Redis gives no answer: {_first_line(error)}") from None
+                    raise _down(error) from None
             except redis.RedisError as error:
-                raise LedgerDown(f"the ledger's Redis answered: {_first_line(error)}") from None
+                raise _down(error) from None
         if reply[0] == "cold":
             raise LedgerCold("the ledger's counters are not rebuilt yet")
         return reply
@@ -148,8 +148,9 @@ def _limits(scopes: list[Scope]) -> list[int]:
     return [number for scope in scopes for number in (-1 if scope.limit is None else scope.limit, scope.expires_at)]
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200] or type(error).__name__
+def _down(error: redis.RedisError) -> LedgerDown:
+    first_line = str(error).partition("\n")[0][:200] or type(error).__name__
+    return LedgerDown(f"the ledger's Redis gives no usable answer: {first_line}")
 
 
 @once_per_process

@@ -47,7 +47,8 @@ def rebuild_if_cold(ledger: Ledger, *, wait_s: float = RECORD_DEADLINE_S + 1) ->
         return False
     except redis.RedisError as error:
         raise LedgerDown(str(error)) from None
-    logger.warning("ledger rebuilt from SQL: %d attempts of this month counted", attempts)
+    level = logging.WARNING if wait_s else logging.INFO
+    logger.log(level, "ledger rebuilt from SQL: %d attempts of this month counted", attempts)
     return True
 
 

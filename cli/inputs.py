@@ -129,3 +129,9 @@ def artifacts_of(where: str, content: Any) -> list[Any]:
 
 def _first(content: dict[str, Any], names: tuple[str, ...]) -> Any:
     return next((content[name] for name in names if content.get(name)), None)
+
+
+def one_of(what: str, given: str | None, known: list[str]) -> None:
+    """Refuse what is not among the known words; None passes."""
+    if given is not None and given not in known:
+        raise InputError(f"{given!r} is no {what}; give {', '.join(known[:-1])} or {known[-1]}")

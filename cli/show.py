@@ -5,11 +5,13 @@ import json
 from budget.ledger import ledger
 from budget.money import format_usd
 from cli import output
+from cli.inputs import one_of
 from cli.output import console, print_json
 from db import jobs
 from db.models import Job, JobState
 from db.session import read
 from selection.registry import load_registry
+from selection.select import MODEL_KIND
 
 
 def show_job(job_id: str, *, as_json: bool) -> int:
@@ -63,6 +65,8 @@ def show_jobs(
     *, state: str | None, kind: str | None, user_id: str | None, api: str | None, limit: int, as_json: bool
 ) -> None:
     """The latest jobs that match."""
+    one_of("state", state, [str(known) for known in JobState])
+    one_of("kind of job", kind, [*MODEL_KIND])
     with read() as session:
         found = jobs.find(session, state=state, kind=kind, user_id=user_id, api=api, limit=limit)
         if as_json:

@@ -10,10 +10,11 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cli import output
-from cli.inputs import InputError, artifacts_of, generate_fields, parse_fields, records, texts_of
+from cli.inputs import artifacts_of, generate_fields, one_of, parse_fields, records, texts_of
 from cli.output import console, print_json
 from db.models import Job, JobState
 from db.session import read
+from selection.select import MODEL_KIND
 from worker.errors import InvalidJob
 
 POLL_S = 0.2
@@ -34,8 +35,7 @@ def run_submit(kind: str, paths: list[str], options: Options, *, wait: bool, as_
     refused or failed."""
     import tasks
 
-    if kind not in ("parse", "generate", "embed"):
-        raise InputError(f"{kind!r} is no kind of job; give parse, generate or embed")
+    one_of("kind of job", kind, [*MODEL_KIND])
     accepted: list[tuple[str, str]] = []
     refused = 0
     for where, fields in _fields(kind, paths, options):

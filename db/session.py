@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
@@ -27,8 +26,6 @@ def create_paymaster_engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return create_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=20)
-    if parsed.database and parsed.database != ":memory:":
-        Path(parsed.database).absolute().parent.mkdir(parents=True, exist_ok=True)
     sqlite = create_engine(parsed, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S}, pool_size=5, max_overflow=20)
 
     @event.listens_for(sqlite, "connect")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import redis
+from sqlalchemy.exc import OperationalError
 
 from budget.errors import BudgetExceeded, LedgerDown
 from budget.ledger import Ledger, connect
@@ -81,10 +82,12 @@ def test_open_reservations_are_rebuilt_and_settle_as_if_nothing_had_happened(war
     rebuild_if_cold(warm_ledger, wait_s=0)
     after = {attempt: warm_ledger.client.hgetall(reservation_key(attempt)) for attempt in ("a3", "d1")}
     assert after == before
-    overdue = dict(warm_ledger.overdue())
-    assert set(overdue) == {"a3", "d1"}
-    warm_ledger.settle("a3", overdue["a3"], 2500)
-    warm_ledger.settle("a3", overdue["a3"], 2500)
+    leases: Any = warm_ledger.client.zrange(OPEN, 0, -1, withscores=True)
+    assert {key for key, _ in leases} == {reservation_key("a3"), reservation_key("d1")}
+    assert all(ends <= time.time() for _, ends in leases)
+    scope_keys = after["a3"]["scopes"].split("\n")
+    warm_ledger.settle("a3", scope_keys, 2500)
+    warm_ledger.settle("a3", scope_keys, 2500)
     assert counters(warm_ledger.client)[job_key("open")] == (4500, 0)
 
 
@@ -132,7 +135,33 @@ def test_of_8_threads_one_rebuilds_and_the_outcome_is_that_of_one(warm_ledger: L
     lose_everything(warm_ledger)
     assert sum(all_at_once(lambda _: rebuild_if_cold(warm_ledger, wait_s=0), 8)) == 1
     assert counters(warm_ledger.client) == alone
-    assert not warm_ledger.client.exists(REBUILDING)
+
+
+def test_a_rebuilder_that_finds_the_ledger_warm_gives_the_lock_back(
+    warm_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_everything(warm_ledger)
+    others = SimpleNamespace(sleep=lambda _: warm_ledger.client.set(WARM, "another's"), time=time.time)
+    monkeypatch.setattr("budget.rebuild.time", others)
+    assert not rebuild_if_cold(warm_ledger, wait_s=0)
+    assert set(dump(warm_ledger.client)) == {WARM}
+
+
+def test_a_rebuild_that_fails_gives_the_lock_back_so_that_the_next_can_try(
+    warm_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy(warm_ledger)
+    lose_everything(warm_ledger)
+
+    def no_database(*_: Any) -> int:
+        raise OperationalError("SELECT", {}, Exception("the database is away"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("budget.rebuild._write_counters", no_database)
+        with pytest.raises((OperationalError, LedgerDown)):
+            rebuild_if_cold(warm_ledger, wait_s=0)
+    assert dump(warm_ledger.client) == {}
+    assert rebuild_if_cold(warm_ledger, wait_s=0)
 
 
 def test_while_one_rebuilds_the_others_do_not(warm_ledger: Ledger) -> None:

@@ -1,0 +1,45 @@
+# Everything a newcomer or CI runs. Only make and Python >= 3.11 are needed; all else goes into .venv.
+
+# the first Python that is new enough; if there is none, scripts/bootstrap.py says so
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; exit; }; done; echo python3)
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test lint types format bench-simulator lock clean
+
+help:  ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
+
+install:  ## Install everything into .venv, from the hashed lock
+	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "paymaster: Python 3.11 or newer is needed, and there is no python3; name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) scripts/bootstrap.py
+
+demo: install  ## Run a batch of jobs on simulated providers and check the bill
+	@exec $(BIN)/paymaster demo
+
+up: install  ## Run the embedded stack until Ctrl-C
+	@exec $(BIN)/paymaster up
+
+test: lint types  ## Lint, types and the whole test suite
+	@$(BIN)/pytest -n 2 --dist loadgroup
+
+lint: install  ## Ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: install  ## mypy, strict
+	@$(BIN)/mypy
+
+format: install  ## Let ruff mend what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench-simulator: install  ## How many requests a second the simulator serves (JSON)
+	@$(BIN)/python benchmarks/simulator.py
+
+lock:  ## Renew requirements.lock from pyproject.toml (needs uv)
+	@uv lock && uv export --quiet --no-emit-project --no-header --no-annotate -o requirements.lock
+
+clean:  ## Remove what was installed and made here
+	@rm -rf .venv .paymaster .bootstrap.lock .pytest_cache .mypy_cache .ruff_cache .hypothesis

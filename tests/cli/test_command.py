@@ -1,0 +1,173 @@
+"""The `paymaster` command as a person runs it: in a process of its own, and nothing is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PAYMASTER = [sys.executable, "-m", "cli"]
+pytestmark = [pytest.mark.xdist_group("command"), pytest.mark.timeout(150)]
+
+CLEAN = ("REDIS_URL", "DATABASE_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "PAYMASTER_HOME")
+
+
+def surroundings(home: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in CLEAN and not name.endswith("_API_KEY")}
+    return {**kept, "PAYMASTER_HOME": str(home), "TMPDIR": str(home)}
+
+
+def paymaster(home: Path, *arguments: str, text: str | None = None, **environment: str) -> Any:
+    return subprocess.run(
+        [*PAYMASTER, *arguments], input=text, capture_output=True, text=True, timeout=120, check=False,
+        env={**surroundings(home), **environment}, cwd=home,
+    )  # fmt: skip
+
+
+def processes_of(home: Path) -> list[str]:
+    """Command lines of processes that belong to a stack below `home` (by their environment)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"PAYMASTER_HOME={home}".encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """A stack in the foreground of another process, in a folder of its own."""
+    process = subprocess.Popen(
+        [*PAYMASTER, "up", "--json", "--concurrency", "8"], stdout=subprocess.PIPE, text=True, cwd=tmp_path,
+        env=surroundings(tmp_path / "home"),
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        assert first.startswith("{")
+        yield tmp_path / "home", process
+    finally:
+        process.kill() if process.poll() is None and process.send_signal(signal.SIGTERM) else None
+        process.wait(40)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def test_the_demo_succeeds_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = paymaster(tmp_path, "demo", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["equal"] is True
+    assert told["bill_nano_usd"] == told["ledger_nano_usd"] == told["metrics_rows_nano_usd"] > 0
+    assert {job["state"] for job in told["jobs"]} == {"succeeded"}
+    assert {job["queue"] for job in told["jobs"]} == {"parse", "generate", "generate-premium", "embed"}
+    assert any(job["processing_metadata"]["fallback_used"] for job in told["jobs"])
+    assert list(tmp_path.iterdir()) == []
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("after_s", [1.0, 6.0])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_stops_everything_it_started(tmp_path: Path, after_s: float, number: int) -> None:
+    demo = subprocess.Popen(
+        [*PAYMASTER, "demo"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=surroundings(tmp_path),
+        cwd=tmp_path,
+    )  # fmt: skip
+    time.sleep(after_s)
+    demo.send_signal(number)
+    assert demo.wait(40) == 130
+    assert list(tmp_path.iterdir()) == []
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of a killed parent")
+def test_even_a_killed_demo_leaves_no_process(tmp_path: Path) -> None:
+    demo = subprocess.Popen(
+        [*PAYMASTER, "demo", "--keep", str(tmp_path / "kept")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=surroundings(tmp_path), cwd=tmp_path,
+    )  # fmt: skip
+    time.sleep(5)
+    assert len(processes_of(tmp_path / "kept")) >= 3
+    demo.kill()
+    demo.wait(10)
+    deadline = time.monotonic() + 30
+    while left := processes_of(tmp_path / "kept"):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def test_a_stack_that_is_up_takes_jobs_and_shows_them(up: tuple[Path, Any], tmp_path: Path) -> None:
+    home, process = up
+    folder = tmp_path / "postings"
+    folder.mkdir()
+    (folder / "a.txt").write_text("We look for a baker. Skills: dough and ovens. " * 30)
+    (folder / "b.json").write_text(json.dumps({"title": "Miller", "text": "We mill flour, day and night."}))
+    (folder / "c.jsonl").write_text('{"text": "One more."}\n\n{"text": "And another."}\n')
+
+    submitted = paymaster(home, "submit", "parse", str(folder), "--wait", "--json", "--user", "7", "--api", "keywords")
+    assert submitted.returncode == 0, submitted.stderr
+    jobs = json.loads(submitted.stdout)
+    assert [job["state"] for job in jobs] == ["succeeded"] * 4
+    assert jobs[1]["result"]["role_title"] == "Miller"
+    assert jobs[0]["user_id"] == "7"
+
+    streamed = paymaster(home, "submit", "embed", "-", "--wait", "--json", text="just a text")
+    assert len(json.loads(streamed.stdout)[0]["result"][0]["embedding"]) == 1536
+    generated = paymaster(home, "submit", "generate", str(folder / "a.txt"), "--strategy", "cost_optimized", "--json")
+    assert json.loads(generated.stdout)[0]["id"]
+
+    listed = json.loads(
+        paymaster(home, "jobs", "--json", "--kind", "parse", "--state", "succeeded", "--user", "7").stdout
+    )
+    assert {job["id"] for job in listed} == {job["id"] for job in jobs}
+    assert json.loads(paymaster(home, "jobs", "--json", "--api", "nobody").stdout) == []
+    shown = json.loads(paymaster(home, "job", jobs[0]["id"][:10], "--json").stdout)
+    assert shown["attempts"][0]["state"] == "succeeded"
+    assert shown["result"]["processing_metadata"]["cost_usd"] > 0
+    assert "succeeded" in paymaster(home, "job", jobs[0]["id"]).stdout
+    budget = json.loads(paymaster(home, "budget", "--json").stdout)
+    assert [scope["scope"] for scope in budget] == ["daily", "monthly"]
+    assert budget[0]["limit_usd"] == 50
+    assert 0 < budget[0]["spent_usd"] < 1
+
+    process.send_signal(signal.SIGINT)
+    assert process.wait(40) == 0
+    assert processes_of(home) == []
+
+
+def test_models_are_listed(tmp_path: Path) -> None:
+    models = json.loads(paymaster(tmp_path, "models", "--json").stdout)
+    assert {"gpt-4o", "claude-opus-4-1-20250805", "text-embedding-3-large"} <= {model["id"] for model in models}
+    assert "claude-sonnet-4-20250514" in paymaster(tmp_path, "models").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "sentence"),
+    [
+        (("submit", "parse", "missing.txt"), {}, "missing.txt: cannot be read: No such file or directory"),
+        (("submit", "sing", "-"), {}, "'sing' is no kind of job; give parse, generate or embed"),
+        (("budget",), {"DAILY_BUDGET_USD": "plenty"}, "DAILY_BUDGET_USD: 'plenty' is no limit"),
+        (("budget",), {"BUDGET_TIMEZONE": "Mars/Olympus"}, "BUDGET_TIMEZONE: 'Mars/Olympus' is no IANA time zone"),
+        (("budget",), {"REDIS_URL": "redis://127.0.0.1:1/0"}, "Redis"),
+        (("jobs",), {"DATABASE_URL": "sqlite:////dev/null/x.db"}, "database cannot be used"),
+        (("jobs", "--state", "lost"), {}, "'lost' is no state"),
+        (("job", "nothing"), {}, "there is no job whose id begins with 'nothing'"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence_and_status_1(
+    tmp_path: Path, arguments: tuple[str, ...], environment: dict[str, str], sentence: str
+) -> None:
+    if not environment:
+        assert paymaster(tmp_path, "db-upgrade").returncode == 0
+    done = paymaster(tmp_path, *arguments, **environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
