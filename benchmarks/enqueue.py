@@ -51,13 +51,13 @@ def submit_cost(home: Path) -> dict[str, float]:
     posting = "We look for a baker. Skills: dough and ovens. " * 60
     with Servers(home, simulate=False):
         from tasks import parse
-        from tasks.maintenance import sweep
+        from worker.app import app
 
         times: dict[str, list[float]] = {"parse.delay": [], "bare delay": []}
         for _ in range(JOBS):
             for name, submit in (
                 ("parse.delay", lambda: parse.delay(job_description=posting, user_id=1)),
-                ("bare delay", lambda: sweep.delay()),
+                ("bare delay", lambda: app.send_task("maintenance.sweep")),
             ):
                 started = time.perf_counter()
                 submit()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import redis
 
@@ -57,7 +58,7 @@ class Stack:
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def __enter__(self) -> "Stack":
+    def __enter__(self) -> Self:
         (self.home / "logs").mkdir(parents=True, exist_ok=True)
         try:
             self._start_servers()

@@ -1,10 +1,11 @@
 """Queries on jobs: accept, claim, hand back, finish, find. Each takes the session of its caller."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, func, or_, select, update
+from sqlalchemy import CursorResult, Table, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.models import Attempt, AttemptState, Job, JobState, utc_now
@@ -16,94 +17,123 @@ CLAIM_WITHIN_S = 20
 OPEN_STATES = (JobState.QUEUED, JobState.WAITING, JobState.RUNNING)
 
 
-def _count(session: Session, statement: Any) -> int:
-    return cast("CursorResult[Any]", session.execute(statement)).rowcount
+# The statements on the way of every job. They are built once: building one costs several times what running it
+# does. `.c` are plain columns, since with those of the ORM every statement would pay for the ORM.
+_TABLE = cast("Table", Job.__table__)
+_JOB = _TABLE.c
+_THIS_JOB = _JOB.id == bindparam("job_id")
+_MINE = (_JOB.runner == bindparam("my_name")) & (_JOB.state == JobState.RUNNING)
+_IS_OPEN = _JOB.state.in_([*OPEN_STATES])
+_IS_WAITING = _JOB.state.in_([JobState.QUEUED, JobState.WAITING])
+_ENDED: dict[str, Any] = {"finished_at": bindparam("now"), "runner": None, "lease_until": None, "due_at": None}
+
+_CLAIM = (
+    update(_TABLE)
+    .where(_THIS_JOB, _IS_OPEN, or_(_JOB.runner.is_(None), _JOB.lease_until < bindparam("now")))
+    .values(
+        state=JobState.RUNNING,
+        runner=bindparam("new_runner"),
+        lease_until=bindparam("lease"),
+        started_at=func.coalesce(_JOB.started_at, bindparam("now")),
+        runs=_JOB.runs + 1,
+    )
+    .returning(_JOB.id, _JOB.payload, _JOB.user_id, _JOB.api, _JOB.started_at, _JOB.runs)
+)
+_STILL_MINE = update(_TABLE).where(_THIS_JOB, _MINE).values(lease_until=bindparam("lease"))
+_RENEW = update(_TABLE).where(_MINE).values(lease_until=bindparam("lease"))
+_HAND_BACK = (
+    update(_TABLE)
+    .where(_THIS_JOB, _MINE)
+    .values(state=JobState.WAITING, runner=None, lease_until=None, due_at=bindparam("due"))
+)
+_SUCCEED = (
+    update(_TABLE)
+    .where(_THIS_JOB, _IS_OPEN)
+    .values(
+        state=JobState.SUCCEEDED,
+        result=bindparam("new_result"),
+        model_metadata=bindparam("new_model_metadata"),
+        model_selection_strategy=bindparam("new_model_selection_strategy"),
+        total_cost_nano=bindparam("new_total_cost_nano"),
+        error_code=None,
+        error=None,
+        **_ENDED,
+    )
+)
+_FAIL = (
+    update(_TABLE)
+    .where(_THIS_JOB, _IS_OPEN)
+    .values(
+        state=JobState.FAILED,
+        error_code=bindparam("new_code"),
+        error=bindparam("new_error"),
+        total_cost_nano=bindparam("new_cost"),
+        **_ENDED,
+    )
+)
+_CANCEL = (
+    update(_TABLE)
+    .where(_THIS_JOB, _IS_WAITING)
+    .values(state=JobState.CANCELLED, error="cancelled before it ran", **_ENDED)
+)
 
 
-def claim(session: Session, job_id: str, runner: str) -> Job | None:
+def _count(session: Session, statement: Any, values: dict[str, Any]) -> int:
+    return cast("CursorResult[Any]", session.execute(statement, values)).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that is ours to run. `runs` counts the claims so far, this one included."""
+
+    id: str
+    payload: dict[str, Any]
+    user_id: str | None
+    api: str | None
+    started_at: datetime
+    runs: int
+
+
+def claim(session: Session, job_id: str, runner: str) -> Claim | None:
     """Make `runner` the one that runs the job; None if the job is final or another runner's lease is alive."""
     now = utc_now()
-    free = or_(Job.runner.is_(None), Job.lease_until < now)
-    claimed = _count(
-        session,
-        update(Job)
-        .where(Job.id == job_id, Job.state.in_(OPEN_STATES), free)
-        .values(
-            state=JobState.RUNNING,
-            runner=runner,
-            lease_until=now + timedelta(seconds=LEASE_S),
-            started_at=func.coalesce(Job.started_at, now),
-        ),
-    )
-    return session.get(Job, job_id) if claimed else None
+    values = {"job_id": job_id, "new_runner": runner, "now": now, "lease": now + timedelta(seconds=LEASE_S)}
+    claimed = session.execute(_CLAIM, values).one_or_none()
+    return Claim(*claimed) if claimed else None
 
 
 def still_mine(session: Session, job_id: str, runner: str) -> bool:
     """Whether `runner` runs the job still, with its lease made new; locks the job's row."""
     lease = utc_now() + timedelta(seconds=LEASE_S)
-    return bool(
-        _count(
-            session,
-            update(Job)
-            .where(Job.id == job_id, Job.runner == runner, Job.state == JobState.RUNNING)
-            .values(lease_until=lease),
-        )
-    )
+    return bool(_count(session, _STILL_MINE, {"job_id": job_id, "my_name": runner, "lease": lease}))
 
 
 def renew_leases(session: Session, runner: str) -> int:
     """Keep all jobs of a living runner; returns how many there are."""
-    lease = utc_now() + timedelta(seconds=LEASE_S)
-    mine = (Job.runner == runner) & (Job.state == JobState.RUNNING)
-    return _count(session, update(Job).where(mine).values(lease_until=lease))
+    return _count(session, _RENEW, {"my_name": runner, "lease": utc_now() + timedelta(seconds=LEASE_S)})
 
 
 def hand_back(session: Session, job_id: str, runner: str, *, due_in_s: float) -> None:
     """Let another run take the job, which should happen within `due_in_s`."""
     due = utc_now() + timedelta(seconds=due_in_s + CLAIM_WITHIN_S)
-    session.execute(
-        update(Job)
-        .where(Job.id == job_id, Job.runner == runner)
-        .values(state=JobState.WAITING, runner=None, lease_until=None, due_at=due)
-    )
+    session.execute(_HAND_BACK, {"job_id": job_id, "my_name": runner, "due": due})
 
 
-def succeed(
-    session: Session, job_id: str, result: Any, metadata: dict[str, Any], cost_nano: int, strategy: str
-) -> None:
-    """The job is done; its cost is that of all its attempts, in nano-USD."""
-    _finish(
-        session, job_id, JobState.SUCCEEDED,
-        result=result, model_metadata=metadata, model_selection_strategy=strategy, total_cost_nano=cost_nano,
-        error_code=None, error=None,
-    )  # fmt: skip
+def succeed(session: Session, job_id: str, values: dict[str, Any]) -> None:
+    """The job is done. `values` holds `result`, `model_metadata`, `model_selection_strategy` and
+    `total_cost_nano`, which is the cost of all its attempts."""
+    session.execute(_SUCCEED, {"job_id": job_id, "now": utc_now(), **{f"new_{k}": v for k, v in values.items()}})
 
 
 def fail(session: Session, job_id: str, code: str, sentence: str) -> None:
     """The job has failed for good, for a reason that is fit to be shown."""
-    cost = cost_of(session, job_id)
-    _finish(session, job_id, JobState.FAILED, error_code=code, error=sentence, total_cost_nano=cost)
+    outcome = {"new_code": code, "new_error": sentence, "new_cost": cost_of(session, job_id)}
+    session.execute(_FAIL, {"job_id": job_id, "now": utc_now(), **outcome})
 
 
 def cancel(session: Session, job_id: str) -> bool:
     """Cancel a job that no runner has taken; False if there is no such job or it is taken or final."""
-    waiting = Job.state.in_((JobState.QUEUED, JobState.WAITING))
-    return bool(
-        _count(
-            session,
-            update(Job)
-            .where(Job.id == job_id, waiting)
-            .values(state=JobState.CANCELLED, finished_at=utc_now(), error="cancelled before it ran"),
-        )
-    )
-
-
-def _finish(session: Session, job_id: str, state: JobState, **values: Any) -> None:
-    session.execute(
-        update(Job)
-        .where(Job.id == job_id, Job.state.in_(OPEN_STATES))
-        .values(state=state, finished_at=utc_now(), runner=None, lease_until=None, due_at=None, **values)
-    )
+    return bool(_count(session, _CANCEL, {"job_id": job_id, "now": utc_now()}))
 
 
 def cost_of(session: Session, job_id: str) -> int:

@@ -108,6 +108,8 @@ class Job(Base):
     started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
+    runs: Mapped[int] = mapped_column(Integer, default=0)
+
     # Who runs the job, and until when without a sign of life. `due_at` is when a job without a runner should
     # have been picked up: past it the sweeper publishes the job again.
     runner: Mapped[str | None] = mapped_column(String(64))

@@ -28,9 +28,10 @@ from budget.errors import LedgerError
 from budget.ledger import Reservation, ledger
 from budget.money import Usage
 from budget.rebuild import RECORD_DEADLINE_S
+from db import attempts
 from db.environment import read_settings
 from db.jobs import still_mine
-from db.models import Attempt, AttemptState, utc_now
+from db.models import AttemptState
 from db.writer import group_writer
 from selection.registry import Model, load_registry
 from worker.errors import CallFailed, ErrorClass
@@ -137,30 +138,28 @@ def _read(model: Model, answer: Answer, read: Read) -> tuple[Any, float | None]:
 def _record(plan: Plan, model: Model, reservation: Reservation, reserved_at: float) -> None:
     """Write the attempt as `calling`, durably, and only if the job is still ours."""
 
+    row = {
+        "id": reservation.attempt_id,
+        "job_id": plan.job_id,
+        "number": plan.number,
+        "part": plan.part,
+        "model_name": model.id,
+        "provider": model.provider,
+        "task_type": plan.task_type,
+        "user_id": plan.user_id,
+        "api": plan.api,
+        "strategy": plan.strategy,
+        "reason": plan.reason,
+        "budget_day": reservation.periods.day,
+        "budget_month": reservation.periods.month,
+        "reserved_nano": reservation.amount,
+    }
+
     def record(session: Session) -> bool:
-        if not still_mine(session, plan.job_id, plan.runner):
-            return False
-        session.add(
-            Attempt(
-                id=reservation.attempt_id,
-                job_id=plan.job_id,
-                number=plan.number,
-                part=plan.part,
-                state=AttemptState.CALLING,
-                model_name=model.id,
-                provider=model.provider,
-                task_type=plan.task_type,
-                user_id=plan.user_id,
-                api=plan.api,
-                strategy=plan.strategy,
-                reason=plan.reason,
-                budget_day=reservation.periods.day,
-                budget_month=reservation.periods.month,
-                reserved_nano=reservation.amount,
-                created_at=utc_now(),
-            )
-        )
-        return True
+        mine = still_mine(session, plan.job_id, plan.runner)
+        if mine:
+            attempts.record(session, row)
+        return mine
 
     try:
         mine = group_writer().commit(record)
@@ -197,27 +196,26 @@ def _close(
     failure: CallFailed | None = None,
 ) -> None:
     """Write the outcome to SQL, then settle. Once it is in SQL nothing is lost if the ledger is gone."""
-    tracked = read_settings(WorkerSettings).track_model_performance
     usage = done.usage or Usage(0)
+    values: dict[str, Any] = {
+        "state": state,
+        "success": state is AttemptState.SUCCEEDED,
+        "cost_nano": done.cost,
+        "tokens_used": usage.total,
+        "input_tokens": usage.input,
+        "output_tokens": usage.output,
+        "cached_tokens": usage.cached,
+        "reasoning_tokens": usage.reasoning,
+    }
+    if read_settings(WorkerSettings).track_model_performance:
+        values |= {"processing_time_ms": done.milliseconds, "quality_score": done.quality}
+    if failure is not None:
+        values |= {"error_class": failure.error_class, "error_code": failure.code, "error": failure.sentence}
 
     def close(session: Session) -> None:
-        attempt = session.get_one(Attempt, reservation.attempt_id, with_for_update=True)
-        if attempt.state != AttemptState.CALLING:
+        if not attempts.close(session, reservation.attempt_id, values):
             # we were taken for dead: it is charged at its reservation, and the job is another runner's
             raise LostJob(reservation.attempt_id)
-        attempt.state = state
-        attempt.success = state is AttemptState.SUCCEEDED
-        attempt.cost_nano = done.cost
-        attempt.tokens_used = usage.total
-        attempt.input_tokens, attempt.output_tokens = usage.input, usage.output
-        attempt.cached_tokens, attempt.reasoning_tokens = usage.cached, usage.reasoning
-        attempt.settled_at = utc_now()
-        if tracked:
-            attempt.processing_time_ms, attempt.quality_score = done.milliseconds, done.quality
-        if failure is not None:
-            attempt.error_class, attempt.error_code = failure.error_class, failure.code
-            attempt.error = failure.sentence
-        session.flush()
         if keep is not None:
             keep(session)
 

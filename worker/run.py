@@ -97,12 +97,11 @@ def _outcome_of(kind: JobKind, job_id: str) -> Any:
 class _Run:
     """One run of one job by this process."""
 
-    def __init__(self, kind: JobKind, job: Job, progress: Progress) -> None:
+    def __init__(self, kind: JobKind, job: jobs.Claim, progress: Progress) -> None:
         self.kind = kind
         self.job = job
         self.progress = progress
-        self.history = self._close_abandoned()
-        self.made = len(self.history)
+        self.history = self._close_abandoned() if job.runs > 1 else []
         self.payload = kind.payload(job.payload)
         self.selection: Selection = select(kind.facts(self.payload), read_settings(SelectionSettings))
         self.requests: dict[str, list[Request]] = {}
@@ -192,7 +191,8 @@ class _Run:
             raise RunAgain(OUTAGE_WAIT_S, str(cold)) from None
         except (LedgerError, NotRecorded) as outage:
             raise RunAgain(OUTAGE_WAIT_S, str(outage)) from None
-        self.made += 1
+        if part < total - 1:
+            self._reload_history()
 
     def _plan(self, part: int, model: Model, *, downgraded: bool) -> Plan:
         strategy = self.selection.strategy
@@ -203,7 +203,7 @@ class _Run:
             reason = f"fallback_after_{self.history[-1].error_code}"
         return Plan(
             job_id=self.job.id,
-            number=self.made + 1,
+            number=len(self.history) + 1,
             part=part,
             task_type=self.kind.name,
             user_id=self.job.user_id,
@@ -216,34 +216,47 @@ class _Run:
 
     def _succeed(self, session: Session, plan: Plan, model: Model, kept: Any, done: Done) -> None:
         """Finish the job in the transaction of its last attempt."""
-        attempts = jobs.attempts_of(session, self.job.id)
-        cost = sum(attempt.cost_nano for attempt in attempts)
-        started = self.job.started_at or utc_now()
+        tokens, cost = done.usage.total if done.usage else 0, done.cost
+        for attempt in self.history:
+            cost += attempt.cost_nano
+            tokens += attempt.tokens_used if attempt.state == AttemptState.SUCCEEDED else 0
         self.kept = kept
         self.metadata = {
             "model_used": model.id,
-            "processing_time_ms": round((utc_now() - started).total_seconds() * 1000),
-            "tokens_used": sum(a.tokens_used for a in attempts if a.state == AttemptState.SUCCEEDED),
+            "processing_time_ms": round((utc_now() - self.job.started_at).total_seconds() * 1000),
+            "tokens_used": tokens,
             "cost_usd": float(nano_to_usd(cost)),
             "quality_score": done.quality,
             "selection_reason": plan.reason,
             "complexity_score": self.selection.complexity,
             "fallback_used": model.id != self.selection.candidates[0].id,
             "strategy": plan.strategy,
-            "attempts": [{"model": a.model_name, "state": str(a.state), "error": a.error} for a in attempts],
+            "attempts": [
+                *({"model": a.model_name, "state": str(a.state), "error": a.error} for a in self.history),
+                {"model": model.id, "state": str(AttemptState.SUCCEEDED), "error": None},
+            ],
         }
-        jobs.succeed(session, self.job.id, kept, self.metadata, cost, plan.strategy)
+        outcome = {
+            "result": kept,
+            "model_metadata": self.metadata,
+            "model_selection_strategy": plan.strategy,
+            "total_cost_nano": cost,
+        }
+        jobs.succeed(session, self.job.id, outcome)
 
     def _after_failure(self, failure: CallFailed) -> NoReturn:
         if failure.error_class is ErrorClass.NEVER:
             raise JobFailed(failure.sentence, failure.code)
-        with read() as session:
-            self.history = jobs.attempts_of(session, self.job.id)
+        self._reload_history()
         self._models_left()
         backoff = FIRST_BACKOFF_S * 2 ** len(self.history) * random.uniform(0.5, 1.5)
         if failure.error_class is ErrorClass.NEXT:
             backoff = FIRST_BACKOFF_S
         raise RunAgain(min(LONGEST_WAIT_S, failure.retry_after_s or backoff), failure.sentence)
+
+    def _reload_history(self) -> None:
+        with read() as session:
+            self.history = jobs.attempts_of(session, self.job.id)
 
 
 def settle_from_sql(attempt: Attempt, *, capped: bool) -> None:

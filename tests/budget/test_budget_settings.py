@@ -74,7 +74,7 @@ def test_an_amount_beyond_decimals_own_precision_is_refused_like_any_other(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAILY_BUDGET_USD", text)
-    with pytest.raises(SettingsError, match="^DAILY_BUDGET_USD: "):
+    with pytest.raises(SettingsError, match=r"^DAILY_BUDGET_USD: "):
         read_settings(BudgetSettings)
 
 
@@ -92,7 +92,9 @@ def test_the_zone_is_utc_unless_set() -> None:
     assert read_settings(BudgetSettings).budget_timezone == ZoneInfo("UTC")
 
 
-@pytest.mark.parametrize("text", ["", "Berlin", "Europe", "Mars/Base", "../etc/passwd", "/etc/passwd", "+02:00", "x" * 300])
+@pytest.mark.parametrize(
+    "text", ["", "Berlin", "Europe", "Mars/Base", "../etc/passwd", "/etc/passwd", "+02:00", "x" * 300]
+)
 def test_a_bad_zone_names_its_variable(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUDGET_TIMEZONE", text)
     with pytest.raises(SettingsError, match=r"^BUDGET_TIMEZONE: .*is no IANA time zone; give one such as"):

@@ -238,8 +238,8 @@ def test_a_server_that_is_gone_is_down_for_every_method() -> None:
 
 
 def test_the_largest_amount_is_held_exactly(make_ledger: MakeLedger, client: redis.Redis) -> None:
-    ledger = make_ledger(**{name: "unlimited" for name in
-                            ("daily_budget_usd", "monthly_budget_usd", "max_cost_per_user_daily_usd")})  # fmt: skip
+    limits = ("daily_budget_usd", "monthly_budget_usd", "max_cost_per_user_daily_usd")
+    ledger = make_ledger(**dict.fromkeys(limits, "unlimited"))
     held = hold(ledger, amount=MAX_NANO, job_cap=None)
     assert set(counters(client).values()) == {(0, MAX_NANO)}
     ledger.settle("a1", held.scope_keys, MAX_NANO)

@@ -92,13 +92,13 @@ def test_standard_input_is_text_json_or_jsonl(text: str, found: Any, monkeypatch
 
 
 def test_broken_lines_on_standard_input_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="^standard input:2: is not valid JSON: "):
+    with pytest.raises(InputError, match=r"^standard input:2: is not valid JSON: "):
         stdin(monkeypatch, '{"a": 1}\n{"a": \n')
 
 
 def test_broken_json_names_its_file_and_line(tmp_path: Path) -> None:
     path = written(tmp_path, "p.json", '{\n "a": 1,\n "b": oops\n}')
-    with pytest.raises(InputError, match="is not valid JSON: .* line 3 ") as refused:
+    with pytest.raises(InputError, match=r"is not valid JSON: .* line 3 ") as refused:
         read(path)
     assert str(refused.value).startswith(f"{path}: ")
 
@@ -115,18 +115,18 @@ def test_a_broken_line_of_jsonl_names_its_file_and_line_after_the_good_ones(tmp_
 @pytest.mark.parametrize("name", ["p.json", "p.jsonl"])
 def test_json_that_is_nested_too_deeply_is_refused_like_broken_json(tmp_path: Path, name: str) -> None:
     path = written(tmp_path, name, "[" * 100_000 + "]" * 100_000)
-    with pytest.raises(InputError, match="JSON"):
+    with pytest.raises(InputError, match=r"JSON"):
         read(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="missing.txt: cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"missing\.txt: cannot be read: No such file"):
         read(str(tmp_path / "missing.txt"))
 
 
 def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path) -> None:
     path = written(tmp_path, "p.txt", "Bäcker".encode("latin-1"))
-    with pytest.raises(InputError, match="p.txt: is not UTF-8 text"):
+    with pytest.raises(InputError, match=r"p\.txt: is not UTF-8 text"):
         read(path)
 
 
@@ -148,7 +148,7 @@ def test_a_posting_may_use_other_products_names(content: Any, fields: dict[str, 
 
 @pytest.mark.parametrize("content", [{}, {"title": "Baker"}, {"description": ""}, 5, None, True, ["text"]])
 def test_what_is_no_posting_is_refused_with_the_place(content: Any) -> None:
-    with pytest.raises(InputError, match="^p.jsonl:7: "):
+    with pytest.raises(InputError, match=r"^p\.jsonl:7: "):
         parse_fields("p.jsonl:7", content)
 
 
@@ -157,7 +157,8 @@ def test_a_posting_becomes_a_generate_job() -> None:
     rest = {"artifacts": artifacts, "preferences": wish}
     assert generate_fields("p", "Bakes.", artifacts, wish) == {"job_data": {"raw_job_description": "Bakes."}, **rest}
     assert generate_fields("p", POSTING, artifacts, wish) == {
-        "job_data": {"raw_job_description": "Bakes bread.", "company_name": "Bread & Co", "role_title": "Baker"}, **rest,
+        "job_data": {"raw_job_description": "Bakes bread.", "company_name": "Bread & Co", "role_title": "Baker"},
+        **rest,
     }  # fmt: skip
 
 
@@ -189,7 +190,7 @@ def test_texts_are_found_in_any_shape_and_in_order(content: Any, texts: list[str
 
 @pytest.mark.parametrize("content", [5, None, [["a"], 5], {"title": "no text"}])
 def test_what_holds_no_text_is_refused_with_the_place(content: Any) -> None:
-    with pytest.raises(InputError, match="^p.jsonl:7: "):
+    with pytest.raises(InputError, match=r"^p\.jsonl:7: "):
         texts_of("p.jsonl:7", content)
 
 
@@ -220,5 +221,5 @@ def test_a_list_of_artifacts_is_taken_as_it_is() -> None:
 
 @pytest.mark.parametrize("content", ["text", 5, None])
 def test_what_is_no_list_of_artifacts_is_refused_with_the_place(content: Any) -> None:
-    with pytest.raises(InputError, match="^a.json: artifacts are a list of objects or a JSON Resume$"):
+    with pytest.raises(InputError, match=r"^a\.json: artifacts are a list of objects or a JSON Resume$"):
         artifacts_of("a.json", content)

@@ -200,6 +200,7 @@ class Stop(BaseException):
     """Not an `Exception`, like `SystemExit` and `CancelledError`."""
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_write_that_stops_the_world_stops_its_caller_only() -> None:
     def stop(_: Session) -> None:
         raise Stop
@@ -216,7 +217,7 @@ def test_a_write_that_stops_the_world_stops_its_caller_only() -> None:
     for act in (commit, lambda: writer.commit(insert("after"))):
         thread = threading.Thread(target=act, daemon=True)
         thread.start()
-        thread.join(3)
+        thread.join(2)
         assert not thread.is_alive(), "the writer's thread is gone, its callers wait for ever"
     assert len(caught) == 1
     assert durable("after")

@@ -119,9 +119,7 @@ def test_an_alias_is_as_good_as_the_id(alias: str, model: str, voice: str, monke
 
 @pytest.mark.parametrize("voice", ["requested_model", "header_model", "api"])
 @pytest.mark.parametrize("name", ["gpt-5-nano", "GPT-4O", " gpt-4o", "openai/gpt-4o"])
-def test_an_unknown_name_is_refused_with_the_known_ones(
-    voice: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_name_is_refused_with_the_known_ones(voice: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if voice == "api":
         monkeypatch.setenv("LLM_MODEL_KEYWORDS", name)
         facts = JobFacts(kind="parse", api="keywords")

@@ -82,7 +82,8 @@ def test_the_confidence_may_be_anything_from_0_to_1(score: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", MARKER, "null", "[]", f'"{MARKER}"', "5", "{}{}", json.dumps(POSTING)[:-1], f"Sure! {json.dumps(POSTING)}",
+    ["", " ", MARKER, "null", "[]", f'"{MARKER}"', "5", "{}{}", json.dumps(POSTING)[:-1],
+     f"Sure! {json.dumps(POSTING)}",
      f"```json\n{json.dumps(POSTING)}\n```", '{"summary": "\\ud800"}', "[" * 10_000],
 )  # fmt: skip
 def test_what_is_no_json_object_is_refused(text: str) -> None:

@@ -81,7 +81,9 @@ def test_selection_sees_words_artifacts_and_the_wish_for_creative_writing() -> N
     assert (facts.words, facts.artifacts, facts.creative) == (600, 7, True)
     assert not Generate().facts(Generate().payload({**GENERATE, "preferences": {"tone": "plain"}})).creative
     assert Parse().facts(Parse().payload({"job_description": "w " * 250})).words == 250
-    assert Embed().facts(Embed().payload({"texts": ["a"], "use_case": "complex_matching"})).use_case == "complex_matching"
+    assert (
+        Embed().facts(Embed().payload({"texts": ["a"], "use_case": "complex_matching"})).use_case == "complex_matching"
+    )
 
 
 def test_a_parse_result_is_the_posting_with_its_text_and_metadata() -> None:

@@ -9,7 +9,8 @@ from tasks.quality import SECTIONS, cv_quality
 
 POSTING = {"required_skills": ["Python", "PostgreSQL", "Project management", "Docker"]}
 EMPTY: dict[str, Any] = {
-    "headline": "", "summary": "", "skills": [], "experience": [], "education": [], "achievements": [], "cover_note": "",
+    "headline": "", "summary": "", "skills": [], "experience": [], "education": [], "achievements": [],
+    "cover_note": "",
 }  # fmt: skip
 GOOD: dict[str, Any] = {
     "headline": "Senior Python developer",
@@ -54,7 +55,9 @@ def test_every_section_counts(section: str) -> None:
     assert cv_quality(without, {}) == round(6 / 7, 4)
 
 
-@pytest.mark.parametrize("job_data", [{}, {"required_skills": []}, {"required_skills": None}, {"required_skills": [" "]}])
+@pytest.mark.parametrize(
+    "job_data", [{}, {"required_skills": []}, {"required_skills": None}, {"required_skills": [" "]}]
+)
 def test_a_posting_without_skills_is_scored_by_sections_alone(job_data: dict[str, Any]) -> None:
     assert cv_quality(GOOD, job_data) == 1.0
 

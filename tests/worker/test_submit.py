@@ -162,7 +162,7 @@ def test_a_task_id_of_the_wrong_length_is_refused(job_id: str) -> None:
 @needs_database
 def test_a_second_job_of_the_same_id_is_refused_and_the_first_stands() -> None:
     accept(Parse(), "x" * 64, POSTING, due_in_s=0)
-    with pytest.raises(InvalidJob, match="^generate: there is a job with the id x{64} already$"):
+    with pytest.raises(InvalidJob, match=r"^generate: there is a job with the id x{64} already$"):
         accept(Generate(), "x" * 64, CV, due_in_s=0)
     assert row("x" * 64).payload["job_description"] == "A baker."
     assert rows() == 1

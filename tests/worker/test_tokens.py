@@ -42,10 +42,15 @@ def test_cutting_a_text_adds_a_few_tokens_and_takes_none_away(name: str, tokeniz
 
 @given(st.lists(st.sampled_from(["bread ", "Brötchen", "面包", "\n\n", "    ", "aaaa", "1234567", "🥐", "'ll ", "-"]),
                 min_size=2, max_size=8), st.sampled_from(TOKENIZERS))  # fmt: skip
-@settings(max_examples=25, deadline=None)
-def test_a_long_text_is_never_counted_short(parts: list[str], tokenizer: str) -> None:
+@settings(max_examples=20, deadline=None)
+def test_what_a_cut_can_take_away_is_far_within_the_margin(parts: list[str], tokenizer: str) -> None:
+    """Byte pairs are merged greedily, so a cut may even save a token: the provider's margin must cover that."""
     text = ("".join(parts) * 2000)[: 3 * CHUNK_CHARS + 17]
-    assert count_tokens(text, tokenizer) >= whole(text, tokenizer)
+    exact = whole(text, tokenizer)
+    assert exact - 2 * 3 <= count_tokens(text, tokenizer) <= exact + 4 * 3
+    for model in load_registry().models.values():
+        if model.tokenizer == tokenizer:
+            assert most_input_tokens([text], model, load_registry().provider_of(model)) >= exact + 64
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)

@@ -36,6 +36,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("runs", sa.Integer(), nullable=False),
         sa.Column("runner", sa.String(length=64), nullable=True),
         sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=True),
@@ -101,9 +102,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("job_id", "number", name="uq_attempts_job_number"),
     )
     with op.batch_alter_table("model_performance_metrics", schema=None) as batch_op:
-        batch_op.create_index(
-            "ix_attempts_month_state", ["budget_month", "state"], unique=False
-        )
+        batch_op.create_index("ix_attempts_month_state", ["budget_month", "state"], unique=False)
 
 
 def downgrade() -> None:
