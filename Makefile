@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint types format bench-simulator lock clean
+.PHONY: help install demo up test lint types format bench-enqueue bench-jobs bench-simulator lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -34,6 +34,12 @@ types: install  ## mypy, strict
 format: install  ## Let ruff mend what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+bench-enqueue: install  ## What submitting costs an application (JSON)
+	@$(BIN)/python benchmarks/enqueue.py
+
+bench-jobs: install  ## What a job costs a worker (JSON)
+	@$(BIN)/python benchmarks/jobs.py
 
 bench-simulator: install  ## How many requests a second the simulator serves (JSON)
 	@$(BIN)/python benchmarks/simulator.py

@@ -53,12 +53,15 @@ def submit_cost(home: Path) -> dict[str, float]:
         from tasks import parse
         from worker.app import app
 
+        def job() -> None:
+            parse.delay(job_description=posting, user_id=1)
+
+        def bare() -> None:
+            app.send_task("maintenance.sweep")
+
         times: dict[str, list[float]] = {"parse.delay": [], "bare delay": []}
         for _ in range(JOBS):
-            for name, submit in (
-                ("parse.delay", lambda: parse.delay(job_description=posting, user_id=1)),
-                ("bare delay", lambda: app.send_task("maintenance.sweep")),
-            ):
+            for name, submit in (("parse.delay", job), ("bare delay", bare)):
                 started = time.perf_counter()
                 submit()
                 times[name].append(1000 * (time.perf_counter() - started))

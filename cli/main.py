@@ -1,6 +1,6 @@
 """The `paymaster` command."""
 
-import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -122,17 +122,10 @@ def simulator(
     as_json: Json = False,
 ) -> None:
     """Play OpenAI and Anthropic over HTTP, with faults on order and a bill of every request."""
-    from simulator.server import run
-
-    def ready(url: str) -> None:
-        exports = {"OPENAI_API_BASE": f"{url}/v1", "ANTHROPIC_API_BASE": url}
-        if as_json:
-            print(json.dumps({"url": url, "environment": exports}), flush=True)
-            return
-        lines = [f"  export {name}={value}" for name, value in exports.items()]
-        print(f"The simulator listens at {url}; the bill is at {url}/bill\n" + "\n".join(lines), flush=True)
-
-    run(host, port, ready=ready, latency_s=latency, seed=seed)
+    options = {"--host": host, "--port": port, "--latency": latency, "--seed": seed}
+    words = [word for name, value in options.items() for word in (name, str(value))]
+    flags = ["--json"] if as_json else []
+    os.execv(sys.executable, [sys.executable, "-m", "simulator", *words, *flags])
 
 
 @app.command("db-upgrade")

@@ -148,7 +148,7 @@ class Stack:
             "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction",
         )  # fmt: skip
         if self.simulate:
-            self.start("simulator", sys.executable, "-m", "simulator", "--port", "0")
+            self.start("simulator", sys.executable, "-m", "simulator", "--port", "0", "--json")
             url = str(self._wait("simulator", self._simulator_url))
             self.environment |= {
                 "PAYMASTER_SIMULATOR": url,

@@ -1,0 +1,88 @@
+"""The shape of the project: imports point downward only, and the README's table of settings is true."""
+
+import ast
+import os
+from pathlib import Path
+
+import pytest
+from pydantic_settings import BaseSettings
+
+from budget.settings import BudgetSettings
+from db.settings import DatabaseSettings
+from selection.settings import SelectionSettings
+from worker.settings import WorkerSettings
+
+ROOT = Path(__file__).parents[1]
+LAYERS = ("cli", "api", "simulator", "tasks", "worker", "selection", "budget", "db")
+
+
+def imported_by(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names & set(LAYERS)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_point_downward_only_and_nobody_imports_the_simulator(layer: str) -> None:
+    below = set(LAYERS[LAYERS.index(layer) :]) - ({"simulator"} if layer != "simulator" else set())
+    for file in (ROOT / layer).rglob("*.py"):
+        assert imported_by(file) <= below, file
+
+
+def test_only_the_gateway_imports_litellm() -> None:
+    importing = [
+        str(file.relative_to(ROOT))
+        for layer in LAYERS
+        for file in (ROOT / layer).rglob("*.py")
+        if any(line.strip().startswith(("import litellm", "from litellm")) for line in file.read_text().splitlines())
+    ]
+    assert importing == ["worker/gateway.py"]
+
+
+@pytest.mark.parametrize("settings", [BudgetSettings, DatabaseSettings, SelectionSettings, WorkerSettings])
+def test_the_readme_lists_every_setting(settings: type[BaseSettings]) -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in settings.model_fields if f"`{name.upper()}`" not in readme] == []
+
+
+def test_selection_reads_no_file_or_network_on_the_way_of_a_job() -> None:
+    for name in ("select.py", "strategies.py", "registry.py"):
+        text = (ROOT / "selection" / name).read_text()
+        assert not {"redis", "sqlalchemy", "requests", "httpx", "celery"} & imported_words(text), name
+
+
+def imported_words(text: str) -> set[str]:
+    return {word for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom | ast.Import)
+            for word in ast.unparse(node).replace(".", " ").split()}  # fmt: skip
+
+
+def test_celery_knows_every_setting_that_we_give_it() -> None:
+    from celery.app.defaults import SETTING_KEYS
+
+    import celeryconfig
+
+    given = {name for name in vars(celeryconfig) if name.islower() and not name.startswith("_") and name != "os"}
+    assert given <= SETTING_KEYS
+
+
+def test_importing_the_tasks_is_light() -> None:
+    """Whoever only submits pays neither for litellm nor for the tokenizers (seconds: `make bench-enqueue`)."""
+    import json
+    import subprocess
+    import sys
+
+    # not getrusage: it counts what the parent held before the exec
+    program = (
+        "import json, pathlib, sys; from tasks import parse; status = pathlib.Path('/proc/self/status'); "
+        "peak = [line.split()[1] for line in status.read_text().splitlines() if line.startswith('VmHWM')] "
+        "if status.exists() else [0]; "
+        "print(json.dumps([sorted({name.split('.')[0] for name in sys.modules}), int(peak[0])]))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, env=os.environ)
+    modules, kibibytes = json.loads(told.stdout)
+    assert not {"litellm", "tiktoken", "openai", "aiohttp", "httpx", "alembic", "flower", "rich"} & set(modules)
+    assert kibibytes < 80 * 1024
