@@ -16,7 +16,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-STAMP = VENV / "paymaster.stamp"
 
 
 def refuse(sentence: str) -> None:
@@ -43,9 +42,10 @@ def check_machine() -> None:
         del ensurepip, venv
 
 
-def fingerprint() -> str:
+def fingerprint(*names: str) -> str:
+    """What an installation depends on: this Python, this folder and these files."""
     digest = hashlib.sha256(sys.version.encode() + str(ROOT).encode())
-    for name in ("requirements.lock", "pyproject.toml"):
+    for name in names:
         digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()
 
@@ -57,13 +57,20 @@ def run(*command: str) -> None:
         refuse(f"installing failed at '{' '.join(command[1:5])} …'; the lines above say why.")
 
 
-def install() -> None:
+def pip(*arguments: str) -> None:
+    python = str(VENV / "bin" / "python")
+    run(python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *arguments)
+
+
+def install_packages() -> None:
     print("paymaster: installing into .venv (once; about a minute)", file=sys.stderr)
     shutil.rmtree(VENV, ignore_errors=True)
     run(sys.executable, "-m", "venv", str(VENV))
-    pip = (str(VENV / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
-    run(*pip, "--require-hashes", "--requirement", str(ROOT / "requirements.lock"))
-    run(*pip, "--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+    pip("--require-hashes", "--requirement", str(ROOT / "requirements.lock"))
+
+
+def install_project() -> None:
+    pip("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
 
 
 def main() -> None:
@@ -72,11 +79,11 @@ def main() -> None:
         refuse(f"the project folder {ROOT} cannot be written by this user.")
     with (ROOT / ".bootstrap.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        wanted = fingerprint()
-        if STAMP.exists() and STAMP.read_text() == wanted:
-            return
-        install()
-        STAMP.write_text(wanted)
+        for install, file in ((install_packages, "requirements.lock"), (install_project, "pyproject.toml")):
+            stamp, wanted = VENV / f"{file}.stamp", fingerprint(file)
+            if not stamp.exists() or stamp.read_text() != wanted:
+                install()
+                stamp.write_text(wanted)
 
 
 if __name__ == "__main__":

@@ -142,6 +142,12 @@ def test_a_part_of_a_nano_dollar_costs_a_whole_one(tokens: int, nano: int) -> No
     assert Rates(10, 0, 10, 10).cost(Usage(tokens)) == nano
 
 
+def test_a_part_of_a_nano_dollar_is_seen_behind_more_digits_than_a_float_has() -> None:
+    tokens, price = 10_000_001, 100_000_000_001
+    assert tokens * price % 10**6 == 1
+    assert Rates(price, 0, price, price).cost(Usage(tokens)) == tokens * price // 10**6 + 1
+
+
 def test_an_embedding_token_costs_twenty_nano_dollars() -> None:
     assert Rates(20_000_000, 0, 20_000_000, 20_000_000).cost(Usage(1)) == 20
 
