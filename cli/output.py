@@ -16,6 +16,8 @@ from db.models import Attempt, Job, JobState
 
 # A file or a pipe has no width of its own; eighty columns would fold every table.
 PIPE_WIDTH = 160
+# what a line per job takes
+WIDE = 140
 
 console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 errors = Console(stderr=True)
@@ -36,7 +38,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], rig
     """A plain table; the columns named in `right` are aligned there."""
     made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", no_wrap=True)
+        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         made.add_row(*(str(cell) for cell in row))
     return made
@@ -92,12 +94,17 @@ def jobs_table(jobs: Iterable[Job], title: str) -> Table:
             (
                 job.id[:8], job.queue, told.get("model_used", "-"),
                 told.get("selection_reason") or job.error or "-",
-                told.get("tokens_used", "-"), f"${nano_to_usd(job.total_cost_nano):.6f}",
+                told.get("tokens_used", "-"), f"${nano_to_usd(job.total_cost_nano):.5f}",
                 "-" if milliseconds is None else f"{milliseconds / 1000:.2f} s", state_text(job.state),
             )
         )  # fmt: skip
     columns = ("job", "tier", "model", "reason", "tokens", "cost", "time", "state")
-    return table(title, columns, rows, right=("tokens", "cost", "time"))
+    if console.width >= WIDE:
+        return table(title, columns, rows, right=("tokens", "cost", "time"))
+    # two lines a job: the columns stand in pairs
+    stacked = [tuple(f"{upper}\n{lower}" for upper, lower in zip(row[::2], row[1::2], strict=True)) for row in rows]
+    pairs = [f"{upper}\n{lower}" for upper, lower in zip(columns[::2], columns[1::2], strict=True)]
+    return table(title, pairs, stacked, right=(pairs[2],))
 
 
 def scope_row(scope: ScopeUse) -> dict[str, Any]:
@@ -121,13 +128,18 @@ def budget_table(scopes: Iterable[ScopeUse]) -> Table:
     rows = []
     for scope in scopes:
         limit = "unlimited" if scope.limit is None else format_usd(scope.limit)
-        left = "-" if scope.left is None else format_usd(scope.left)
-        rows.append((scope.name, _bar(scope), limit, format_usd(scope.spent), format_usd(scope.reserved), left))
+        left = "-" if scope.left is None else cents(scope.left)
+        rows.append((scope.name, _bar(scope), limit, cents(scope.spent), cents(scope.reserved), left))
     columns = ("budget", "used", "limit", "spent", "reserved", "left")
     return table("Budgets", columns, rows, right=("limit", "spent", "reserved", "left"))
 
 
-def _bar(scope: ScopeUse, width: int = 20) -> str:
+def cents(nano: int) -> str:
+    """An amount for a table, to a hundredth of a cent."""
+    return f"${nano_to_usd(nano):,.4f}"
+
+
+def _bar(scope: ScopeUse, width: int = 10) -> str:
     if not scope.limit:
         return "-"
     share = min(1.0, (scope.spent + scope.reserved) / scope.limit)

@@ -47,9 +47,11 @@ def _settle_in(sender: Any = None, **_: Any) -> None:
     """Do what would make the first job wait; then freeze what start-up left, so that no later garbage
     collection walks through litellm's modules."""
     from worker.gateway import warm_up
+    from worker.tokens import encodings
 
     if any(queue != "maintenance" for queue in sender.app.amqp.queues.consume_from):
         warm_up()
+        encodings()
     gc.collect()
     gc.freeze()
     sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -8,6 +8,7 @@ import asyncio
 import base64
 import logging
 import os
+import warnings
 from array import array
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -35,6 +36,8 @@ def _litellm() -> Any:
     litellm.suppress_debug_info = True
     litellm.telemetry = False
     logging.getLogger("LiteLLM").setLevel(logging.CRITICAL)
+    # It warns of vectors in base64, which we ask for, and quotes them.
+    warnings.filterwarnings("ignore", message="Pydantic serializer warnings", category=UserWarning)
     # One call is one request. `max_retries=0` does not reach embeddings, where 0 counts as unset …
     litellm.DEFAULT_MAX_RETRIES = 0  # type: ignore[attr-defined]  # not in its __all__
     # … nor litellm's own HTTP handler, which sends again after a reset: the provider may bill both.

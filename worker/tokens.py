@@ -5,30 +5,31 @@ carries the tokenizers' data, which is used here without importing litellm."""
 import math
 import os
 from collections.abc import Iterable
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import tiktoken
 
+from db.once import once_per_process
 from selection.registry import Model, Provider
 
 # Texts are cut into chunks, since a long run of one character takes quadratic time. A cut can only add tokens.
 CHUNK_CHARS = 4096
 
 
-@cache
-def _encoding(name: str) -> tiktoken.Encoding:
+@once_per_process
+def encodings() -> dict[str, tiktoken.Encoding]:
+    """The tokenizers by name; half a second of loading."""
     litellm = find_spec("litellm")
     if litellm is not None and litellm.origin is not None:
         folder = Path(litellm.origin).parent / "litellm_core_utils" / "tokenizers"
         os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(folder))
-    return tiktoken.get_encoding(name)
+    return {name: tiktoken.get_encoding(name) for name in ("o200k_base", "cl100k_base")}
 
 
 def count_tokens(text: str, tokenizer: str) -> int:
     """Tokens of a text."""
-    encoding = _encoding(tokenizer)
+    encoding = encodings()[tokenizer]
     if len(text) <= CHUNK_CHARS:
         return len(encoding.encode_ordinary(text))
     chunks = (text[start : start + CHUNK_CHARS] for start in range(0, len(text), CHUNK_CHARS))

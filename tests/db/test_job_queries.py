@@ -86,6 +86,17 @@ def test_an_expired_lease_can_be_taken_and_the_old_runner_is_fenced_off() -> Non
     assert get().started_at == started
 
 
+def test_a_claim_brings_what_the_runner_needs_and_counts_the_runs() -> None:
+    add(payload={"job_description": "x"}, user_id="7", api="keywords")
+    for run in (1, 2):
+        with write() as session:
+            found = jobs.claim(session, "j", f"r{run}")
+        assert found is not None
+        assert (found.id, found.payload, found.runs) == ("j", {"job_description": "x"}, run)
+        assert (found.user_id, found.api, found.started_at) == ("7", "keywords", get().started_at)
+        end_lease()
+
+
 @pytest.mark.parametrize("state", FINAL)
 def test_a_final_job_is_nobodys(state: JobState) -> None:
     add(state=state)
@@ -156,7 +167,11 @@ def test_a_job_that_succeeded_keeps_result_metadata_and_cost() -> None:
     add(error="an earlier failure", error_code="timeout")
     claim("r1")
     with write() as session:
-        jobs.succeed(session, "j", {"a": None}, {"model_used": "m"}, 123_456_789_012, "balanced")
+        outcome = {
+            "result": {"a": None}, "model_metadata": {"model_used": "m"}, "model_selection_strategy": "balanced",
+            "total_cost_nano": 123_456_789_012,
+        }  # fmt: skip
+        jobs.succeed(session, "j", outcome)
     job = get()
     assert (job.state, job.result, job.model_metadata) == (JobState.SUCCEEDED, {"a": None}, {"model_used": "m"})
     assert (job.model_selection_strategy, job.total_cost_usd) == ("balanced", Decimal("123.456789012"))
