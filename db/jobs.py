@@ -40,7 +40,11 @@ _CLAIM = (
     .returning(_JOB.id, _JOB.payload, _JOB.user_id, _JOB.api, _JOB.started_at, _JOB.runs)
 )
 _STILL_MINE = update(_TABLE).where(_THIS_JOB, _MINE).values(lease_until=bindparam("lease"))
-_RENEW = update(_TABLE).where(_MINE).values(lease_until=bindparam("lease"))
+_RENEW = (
+    update(_TABLE)
+    .where(_JOB.id.in_(bindparam("job_ids", expanding=True)), _MINE)
+    .values(lease_until=bindparam("lease"))
+)
 _HAND_BACK = (
     update(_TABLE)
     .where(_THIS_JOB, _MINE)
@@ -108,9 +112,10 @@ def still_mine(session: Session, job_id: str, runner: str) -> bool:
     return bool(_count(session, _STILL_MINE, {"job_id": job_id, "my_name": runner, "lease": lease}))
 
 
-def renew_leases(session: Session, runner: str) -> int:
-    """Keep all jobs of a living runner; returns how many there are."""
-    return _count(session, _RENEW, {"my_name": runner, "lease": utc_now() + timedelta(seconds=LEASE_S)})
+def renew_leases(session: Session, runner: str, job_ids: list[str]) -> int:
+    """Keep these jobs of a living runner; returns how many are still its own."""
+    lease = utc_now() + timedelta(seconds=LEASE_S)
+    return _count(session, _RENEW, {"my_name": runner, "job_ids": job_ids, "lease": lease})
 
 
 def hand_back(session: Session, job_id: str, runner: str, *, due_in_s: float) -> None:

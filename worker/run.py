@@ -3,10 +3,12 @@ for another try, or give it up. One claim is one run; a job may take several."""
 
 import logging
 import random
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from budget.errors import BudgetExceeded, LedgerCold, LedgerError
@@ -25,7 +27,7 @@ from selection.settings import SelectionSettings
 from selection.strategies import UnknownStrategy
 from worker.attempt import Done, LostJob, NotRecorded, Plan, run_attempt, worst_case
 from worker.errors import CallFailed, ErrorClass, InvalidJob, JobFailed
-from worker.heartbeat import runner_id
+from worker.heartbeat import kept_alive, runner_id
 from worker.kind import JobKind, Request
 from worker.settings import WorkerSettings
 
@@ -38,6 +40,7 @@ OUTAGE_WAIT_S = 3.0
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -63,22 +66,56 @@ def run_job(kind: JobKind, job_id: str, progress: Progress) -> Any:
     """Run a job until it succeeds and return its result; `progress` is told (done, total) requests.
 
     Raises `JobFailed` if it never will succeed, `RunAgain` for another try, `NotOurs` if it is not ours."""
-    job = group_writer().commit(lambda session: jobs.claim(session, job_id, runner_id()))
-    if job is None:
-        return _outcome_of(kind, job_id)
+    with kept_alive(job_id):
+        job = _tell_sql(lambda session: jobs.claim(session, job_id, runner_id()))
+        if job is None:
+            return _outcome_of(kind, job_id)
+        try:
+            return _Run(kind, job, progress).finish()
+        except LostJob:
+            raise NotOurs from None
+        except RunAgain as again:
+            delay = again.after_s
+            _tell_sql(lambda session: jobs.hand_back(session, job_id, runner_id(), due_in_s=delay))
+            raise
+        except (SQLAlchemyError, OSError) as outage:
+            # the lease lapses and the sweeper publishes the job; this is only quicker
+            raise RunAgain(OUTAGE_WAIT_S, f"the database is away: {type(outage).__name__}") from None
+        except Exception as error:
+            failure = _as_failure(error)
+            _give_up(kind, job_id, failure)
+            raise failure from None
+
+
+def _tell_sql(work: Callable[[Session], T]) -> T:
     try:
-        return _Run(kind, job, progress).finish()
-    except LostJob:
-        raise NotOurs from None
-    except (JobFailed, InvalidJob, UnknownModel, UnknownStrategy) as error:
-        failure = error if isinstance(error, JobFailed) else JobFailed(str(error), "invalid")
-        group_writer().commit(lambda session: jobs.fail(session, job_id, failure.code, str(failure)))
-        logger.info("job %s failed: %s", job_id, failure)
-        raise failure from None
-    except RunAgain as again:
-        delay = again.after_s
-        group_writer().commit(lambda session: jobs.hand_back(session, job_id, runner_id(), due_in_s=delay))
-        raise
+        return group_writer().commit(work)
+    except SQLAlchemyError as outage:
+        raise RunAgain(OUTAGE_WAIT_S, f"the database is away: {type(outage).__name__}") from None
+
+
+def _as_failure(error: Exception) -> JobFailed:
+    """The outcome for whoever submitted the job. Of an error that nobody foresaw the log gets the places and not
+    the message, which may quote the job."""
+    if isinstance(error, JobFailed):
+        return error
+    if isinstance(error, InvalidJob | UnknownModel | UnknownStrategy):
+        return JobFailed(str(error), "invalid")
+    places = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
+    logger.error("unforeseen %s at\n%s", type(error).__name__, places)
+    return JobFailed(f"internal error ({type(error).__name__}); the worker's log says where", "internal")
+
+
+def _give_up(kind: JobKind, job_id: str, failure: JobFailed) -> None:
+    def give_up(session: Session) -> Sequence[Attempt]:
+        abandoned = jobs.close_abandoned(session, job_id)
+        session.flush()
+        jobs.fail(session, job_id, failure.code, str(failure))
+        return abandoned
+
+    for attempt in _tell_sql(give_up):
+        settle_from_sql(attempt, capped=kind.capped)
+    logger.info("job %s failed: %s", job_id, failure)
 
 
 def _outcome_of(kind: JobKind, job_id: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from budget.errors import BudgetExceeded, LedgerCold, LedgerDown
 from budget.ledger import Ledger, ledger
@@ -387,3 +388,58 @@ def test_the_budget_is_exceeded_by_nobody_even_at_once(simulator: Simulator) -> 
     assert simulator.bill() <= 50_000_000
     assert spent_and_reserved() == (simulator.bill(), 0)
     assert ledger().client.exists(WARM)
+
+
+@pytest.mark.parametrize("moment", ["read", "keep", "facts"])
+def test_an_error_that_nobody_foresaw_ends_the_job_and_leaves_nothing_open(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, moment: str
+) -> None:
+    def bug(*_: Any) -> None:
+        raise KeyError(POSTING)
+
+    job_id = submit()
+    monkeypatch.setattr(Parse, moment, bug)
+    with pytest.raises(JobFailed, match=r"internal error \(KeyError\)"):
+        run(job_id)
+    with read() as session:
+        assert session.get_one(Job, job_id).state == JobState.FAILED
+        assert session.get_one(Job, job_id).total_cost_nano == rows_total()
+    assert AttemptState.CALLING not in {attempt.state for attempt in attempts()}
+    spent, reserved = spent_and_reserved()
+    assert reserved == 0
+    assert spent == rows_total() >= simulator.bill()
+    assert "baker" not in caplog.text
+
+
+def test_a_database_that_fails_when_the_answer_is_written_charges_the_reservation_and_runs_again(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit()
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.attempt.attempts.close", lost_database)
+        with pytest.raises(RunAgain, match="database is away"):
+            run(job_id)
+    with write() as session:
+        session.get_one(Job, job_id).lease_until = session.get_one(Job, job_id).created_at
+    run(job_id)
+    assert [attempt.state for attempt in attempts()] == [AttemptState.UNKNOWN, AttemptState.SUCCEEDED]
+    spent, reserved = spent_and_reserved()
+    assert (spent, reserved) == (rows_total(), 0)
+    assert spent >= simulator.bill()
+
+
+def lost_database(*_: Any) -> None:
+    raise OperationalError("update", {}, Exception("gone"))
+
+
+def test_a_job_is_kept_only_while_it_runs(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that could not tell SQL how it ended must not be kept alive by its process."""
+    from worker import heartbeat
+
+    job_id = submit()
+    monkeypatch.setattr("worker.run.jobs.succeed", lost_database)
+    with pytest.raises(RunAgain):
+        run(job_id)
+    assert heartbeat._running == set()
+    with read() as session:
+        assert session.get_one(Job, job_id).state == JobState.RUNNING
