@@ -5,11 +5,14 @@ up once. Lua keeps integers exactly up to 2**53, so no amount above `MAX_NANO` i
 """
 
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 
 NANO_PER_USD = 1_000_000_000
 MAX_NANO = 2**53 - 1
 TOKENS_PER_PRICE = 1_000_000
+
+# by default Decimal rounds to 28 digits and says nothing
+_EXACT = Context(prec=60, traps=[Inexact, InvalidOperation, Overflow])
 
 
 class MoneyError(ValueError):
@@ -19,12 +22,12 @@ class MoneyError(ValueError):
 def usd_to_nano(amount: Decimal | str | int) -> int:
     """Exact nano-USD of a USD amount; `MoneyError` if it is negative, too large or finer than a nano-USD."""
     try:
-        nano = Decimal(amount) * NANO_PER_USD
-        exact = nano == nano.to_integral_value()
-    except InvalidOperation:
-        raise MoneyError(f"{amount!r} is not an amount in USD") from None
-    if not exact or not 0 <= nano <= MAX_NANO:
-        raise MoneyError(f"{amount} USD is not between 0 and 9007199.254740991 in whole nano-USD")
+        nano = (_EXACT.multiply(Decimal(amount), Decimal(NANO_PER_USD))).to_integral_exact(context=_EXACT)
+        within = 0 <= nano <= MAX_NANO
+    except ArithmeticError:
+        raise MoneyError(f"{amount!r} is no exact amount in USD with at most nine decimals") from None
+    if not within:
+        raise MoneyError(f"{amount} USD is not between 0 and 9007199.254740991")
     return int(nano)
 
 

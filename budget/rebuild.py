@@ -22,6 +22,8 @@ from db.session import read
 
 RECORD_DEADLINE_S = 5
 REBUILD_LOCK_S = 120
+# embed jobs may be of any size: see `JobKind.capped`
+UNCAPPED_KIND = "embed"
 
 logger = logging.getLogger(__name__)
 
@@ -33,23 +35,36 @@ def rebuild_if_cold(ledger: Ledger, *, wait_s: float = RECORD_DEADLINE_S + 1) ->
     try:
         if ledger.client.exists(WARM) or not ledger.client.set(REBUILDING, token, nx=True, ex=REBUILD_LOCK_S):
             return False
-        time.sleep(wait_s)
-        with ledger.client.pipeline(transaction=True) as pipe:
-            pipe.watch(REBUILDING, WARM)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
-            if pipe.get(REBUILDING) != token or pipe.exists(WARM):
-                return False
-            pipe.multi()
-            attempts = _write_counters(pipe, ledger)
-            pipe.set(WARM, token)
-            pipe.delete(REBUILDING)
-            pipe.execute()
-    except redis.WatchError:
-        return False
+        try:
+            time.sleep(wait_s)
+            attempts = _rebuild(ledger, token)
+        finally:
+            # whatever happened, the next one may try; an expired lock that is another's by now stays
+            if ledger.client.get(REBUILDING) == token:
+                ledger.client.delete(REBUILDING)
     except redis.RedisError as error:
-        raise LedgerDown(str(error)) from None
+        raise LedgerDown(f"the ledger's Redis gives no usable answer: {error}") from None
+    if attempts is None:
+        return False
     level = logging.WARNING if wait_s else logging.INFO
     logger.log(level, "ledger rebuilt from SQL: %d attempts of this month counted", attempts)
     return True
+
+
+def _rebuild(ledger: Ledger, token: str) -> int | None:
+    """Write everything in one transaction, unless the lock was lost or somebody was faster: then None."""
+    with ledger.client.pipeline(transaction=True) as pipe:
+        pipe.watch(REBUILDING, WARM)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
+        if pipe.get(REBUILDING) != token or pipe.exists(WARM):
+            return None
+        pipe.multi()
+        attempts = _write_counters(pipe, ledger)
+        pipe.set(WARM, token)
+        try:
+            pipe.execute()
+        except redis.WatchError:
+            return None
+    return attempts
 
 
 def _write_counters(pipe: "redis.client.Pipeline", ledger: Ledger) -> int:
@@ -62,14 +77,15 @@ def _write_counters(pipe: "redis.client.Pipeline", ledger: Ledger) -> int:
         rows = session.execute(
             select(
                 Attempt.id, Attempt.job_id, Attempt.user_id, Attempt.budget_day, Attempt.budget_month,
-                Attempt.state, Attempt.reserved_nano, Attempt.cost_nano, Job.state,
+                Attempt.state, Attempt.reserved_nano, Attempt.cost_nano, Job.kind, Job.state,
             )
             .join(Job, Job.id == Attempt.job_id)
             .where((Attempt.budget_month == now.month) | (Attempt.state == AttemptState.CALLING)
                    | Job.state.not_in([state for state in JobState if state.final]))
         ).all()  # fmt: skip
-    for attempt_id, job_id, user_id, day, month, state, reservation, cost, job_state in rows:
-        live = not JobState(job_state).final or state == AttemptState.CALLING
+    for attempt_id, job_id, user_id, day, month, state, reservation, cost, kind, job_state in rows:
+        # a job's own counter matters while it may still spend, and only where jobs of its kind have a cap
+        live = kind != UNCAPPED_KIND and (not JobState(job_state).final or state == AttemptState.CALLING)
         keys = keys_of(day, month, user_id, job_id if live else None)
         if state == AttemptState.CALLING:
             open_[attempt_id] = (reservation, keys)

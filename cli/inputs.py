@@ -60,6 +60,8 @@ def _json(where: str, text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise InputError(f"{where}: is not valid JSON: {error}") from None
+    except RecursionError:
+        raise InputError(f"{where}: is JSON that is nested too deeply") from None
 
 
 def _parse_unknown(where: str, text: str) -> Iterator[tuple[str, Any]]:

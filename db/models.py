@@ -114,7 +114,7 @@ class Job(Base):
     # have been picked up: past it the sweeper publishes the job again.
     runner: Mapped[str | None] = mapped_column(String(64))
     lease_until: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    due_at: Mapped[datetime | None] = mapped_column(UTCDateTime, default=utc_now)
+    due_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
     __table_args__ = (
         Index("ix_jobs_state_due", "state", "due_at"),

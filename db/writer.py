@@ -51,7 +51,7 @@ class GroupWriter:
         try:
             with write() as session:
                 results = [work(session) for work, _ in group]
-        except Exception as error:
+        except BaseException as error:  # whatever it is, it is the caller's, and this thread goes on
             if len(group) == 1:
                 group[0][1].set_exception(error)
             else:

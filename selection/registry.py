@@ -117,16 +117,21 @@ def parse_registry(text: str, source: str) -> Registry:
     """The registry of a TOML text; `RegistryError` names `source`, the model and the field."""
     try:
         data = tomllib.loads(text, parse_float=Decimal)
-        for name, entry in data.get("models", {}).items():
-            entry["id"] = name
+        models = data.get("models")
+        for name, entry in models.items() if isinstance(models, dict) else ():
+            if isinstance(entry, dict):
+                entry["id"] = name
         registry = Registry.model_validate(data)
     except tomllib.TOMLDecodeError as error:
         raise RegistryError(f"{source}: not valid TOML: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise RegistryError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    names = [name for model in registry.models.values() for name in (model.id, *model.aliases)]
     for model in registry.models.values():
         _check(model, registry, source)
+        if twice := [alias for alias in model.aliases if names.count(alias) > 1]:
+            raise RegistryError(f"{source}: models.{model.id}.aliases: {twice[0]!r} is another model's name too")
     return registry
 
 

@@ -102,8 +102,8 @@ def _chain(first: Model, kind: str, strategy: Strategy, registry: Registry) -> t
     cannot be compared, so embed has no fallback."""
     if kind == "embed":
         return (first,)
-    fallback = registry.models[strategy.fallback[kind]]
-    premium = any(registry.models[model].premium for model in strategy.ladder(kind).values())
+    fallback = registry.resolve(strategy.fallback[kind], "chat")
+    premium = any(registry.resolve(model, "chat").premium for model in strategy.ladder(kind).values())
     others = sorted(
         (m for m in registry.offered("chat") if premium or not m.premium),
         key=lambda m: (m.provider == first.provider, m.rates.output, m.rates.input),

@@ -16,4 +16,6 @@ class SelectionSettings(BaseSettings):
 
     def model_for_api(self, api: str | None) -> str | None:
         """The model that `LLM_MODEL_<API>` sets for one API of the product (`LLM_MODEL_KEYWORDS`, …)."""
-        return os.environ.get(f"LLM_MODEL_{api.upper().replace('-', '_')}") or None if api else None
+        if api is None or api.lower() == "default":  # LLM_MODEL_DEFAULT is nobody's own
+            return None
+        return os.environ.get(f"LLM_MODEL_{api.upper().replace('-', '_')}") or None

@@ -1,6 +1,7 @@
 """What may be submitted. Every fault is one sentence that names the field and what would be right."""
 
 import json
+import math
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -10,13 +11,12 @@ from worker.errors import InvalidJob
 MOST_TEXT_CHARS = 200_000
 MOST_NAME_CHARS = 300
 MOST_JSON_CHARS = 1_000_000
+MOST_LEVELS = 50
 MOST_ARTIFACTS = 200
 MOST_TEXTS = 100_000
 
 
-def _proper_text(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must not be empty; give the text")
+def _sendable(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not hold NUL characters; remove them")
     try:
@@ -26,6 +26,12 @@ def _proper_text(text: str) -> str:
     return text
 
 
+def _proper_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty; give the text")
+    return _sendable(text)
+
+
 def _user_id(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError("must be an integer or a string of 1 to 64 characters")
@@ -33,15 +39,28 @@ def _user_id(value: Any) -> Any:
 
 
 def _proper_json(value: Any) -> Any:
-    try:
-        size = len(json.dumps(value, allow_nan=False))
-    except RecursionError:
-        raise ValueError("is nested too deeply; flatten it") from None
-    except ValueError:
-        raise ValueError("must be plain JSON, without NaN or infinity") from None
-    if size > MOST_JSON_CHARS:
-        raise ValueError(f"may have at most {MOST_JSON_CHARS} characters as JSON, has {size}")
+    _check_json(value, MOST_LEVELS)
     return value
+
+
+def _check_json(value: Any, levels: int) -> None:
+    """Raise `ValueError` for what JSON, SQL or a provider cannot take."""
+    if levels == 0:
+        raise ValueError(f"is nested too deeply; at most {MOST_LEVELS} levels are taken")
+    if isinstance(value, dict):
+        if not all(isinstance(name, str) for name in value):
+            raise ValueError("must be plain JSON; a name in it is no string")
+        for item in (*value, *value.values()):
+            _check_json(item, levels - 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_json(item, levels - 1)
+    elif isinstance(value, str):
+        _sendable(value)
+    elif not isinstance(value, int | float | None):
+        raise ValueError(f"must be plain JSON; it holds a {type(value).__name__}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be plain JSON, without NaN or infinity")
 
 
 def _printable(text: str) -> str:
@@ -54,7 +73,8 @@ Text = Annotated[str, Field(max_length=MOST_TEXT_CHARS), AfterValidator(_proper_
 Name = Annotated[str, Field(max_length=MOST_NAME_CHARS), AfterValidator(_proper_text)]
 Key = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)]
 ModelName = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
-Json = Annotated[dict[str, Any], AfterValidator(_proper_json)]
+# the whole value is checked before pydantic looks at it: its own messages would quote names from it
+Json = Annotated[dict[str, Any], BeforeValidator(_proper_json)]
 
 
 class Payload(BaseModel):
@@ -98,7 +118,13 @@ class GeneratePayload(Payload):
             raise ValueError("job_data.raw_job_description: is missing; give the text of the posting")
         if len(description) > MOST_TEXT_CHARS:
             raise ValueError(f"job_data.raw_job_description: may have at most {MOST_TEXT_CHARS} characters")
-        _proper_json([self.job_data, self.artifacts, self.preferences])
+        sizes = {name: len(json.dumps(getattr(self, name))) for name in ("job_data", "artifacts", "preferences")}
+        if sum(sizes.values()) > MOST_JSON_CHARS:
+            largest = max(sizes, key=lambda name: sizes[name])
+            raise ValueError(
+                f"{largest}: has {sizes[largest]} characters as JSON; {', '.join(sizes)} may have {MOST_JSON_CHARS} "
+                "together"
+            )
         return self
 
     @property
@@ -128,7 +154,8 @@ def check(kind: str, payload: type[P], fields: dict[str, Any]) -> P:
 
 def _sentence(payload: type[Payload], error: ValidationError) -> str:
     fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    field = ".".join(str(part) for part in fault["loc"])[:80]
+    # below a field, only positions: a name in there is the submitter's text
+    field = ".".join(str(part) for level, part in enumerate(fault["loc"]) if level == 0 or isinstance(part, int))[:80]
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
         return f"field {field} is missing: {payload.model_fields[field].description}"

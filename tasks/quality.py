@@ -5,19 +5,29 @@ from collections.abc import Iterable
 from typing import Any
 
 SECTIONS = ("headline", "summary", "skills", "experience", "education", "achievements", "cover_note")
-_WORD = re.compile(r"[a-z][a-z+#.-]{2,}")
+# C++, C#, .NET and Node.js are words, the full stop at the end of a sentence is not part of one
+_WORD = re.compile(r"\.?\w[\w+#]*(?:[.-]\w[\w+#]*)*")
+# of a skill of several words, those that say something
+_LONG = 3
 
 
 def cv_quality(content: dict[str, Any], job_data: dict[str, Any]) -> float:
     """The mean of two shares: sections that are filled, and skills of the posting that the CV names. A posting
     without a list of skills (one that was not parsed) is scored by its sections alone."""
     filled = sum(bool(content[section]) for section in SECTIONS) / len(SECTIONS)
-    skills = [skill for skill in job_data.get("required_skills") or () if isinstance(skill, str) and skill.strip()]
+    given = job_data.get("required_skills")
+    skills = [_words(skill) for skill in given if isinstance(skill, str)] if isinstance(given, list) else []
+    skills = [skill for skill in skills if skill]
     if not skills:
         return round(filled, 4)
-    words = set(_words(_texts(content)))
-    named = sum(any(word in words for word in _words([skill])) for skill in skills) / len(skills)
+    words = {word for text in _texts(content) for word in _words(text)}
+    named = sum(_named(skill, words) for skill in skills) / len(skills)
     return round((filled + named) / 2, 4)
+
+
+def _named(skill: list[str], words: set[str]) -> bool:
+    telling = [word for word in skill if len(word) > _LONG] or skill
+    return any(word in words for word in telling)
 
 
 def _texts(value: Any) -> Iterable[str]:
@@ -28,6 +38,5 @@ def _texts(value: Any) -> Iterable[str]:
             yield from _texts(item)
 
 
-def _words(texts: Iterable[str]) -> Iterable[str]:
-    for text in texts:
-        yield from _WORD.findall(text.lower())
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())

@@ -48,7 +48,9 @@ def environment(redis_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """An environment of this test's own: an empty SQLite database with the schema, an empty Redis, no settings
     from outside. Whatever this process had made for another environment is forgotten."""
     for name in list(os.environ):
-        if name.startswith(("LLM_", "ENABLE_LLM", "MODEL_")) or name.endswith(("_BUDGET_USD", "_API_KEY", "_API_BASE")):
+        if name.startswith(("LLM_", "ENABLE_LLM", "MODEL_", "MAX_COST_", "BUDGET_", "TRACK_")) or name.endswith(
+            ("_BUDGET_USD", "_API_KEY", "_API_BASE")
+        ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("REDIS_URL", redis_server)
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'test.db'}")

@@ -13,7 +13,8 @@ import tiktoken
 from db.once import once_per_process
 from selection.registry import Model, Provider
 
-# Texts are cut into chunks, since a long run of one character takes quadratic time. A cut can only add tokens.
+# Texts are cut into chunks, so that the time is linear whatever the text. A cut changes the count by a token or so,
+# which the margin covers.
 CHUNK_CHARS = 4096
 
 

@@ -22,15 +22,29 @@ local function amount_of(text)
     return number
 end
 
+-- Every key is what it should be, before anything is written: a script that fails half way is not rolled back.
+local function spoilt()
+    for i = 2, #KEYS do
+        local kind = redis.call('TYPE', KEYS[i]).ok
+        if kind ~= 'none' and kind ~= (i == 3 and 'zset' or 'hash') then
+            return KEYS[i]
+        end
+        if i > 3 then
+            for _, held in ipairs(redis.call('HMGET', KEYS[i], 'spent', 'reserved')) do
+                if held and not string.match(held, '^%-?%d+$') then
+                    return KEYS[i]
+                end
+            end
+        end
+    end
+end
+
 local amount = amount_of(ARGV[1])
 if not amount then
     return redis.error_reply('BADARG amount')
 end
-for i = 2, 3 do
-    local kind = redis.call('TYPE', KEYS[i]).ok
-    if kind ~= 'none' and kind ~= (i == 2 and 'hash' or 'zset') then
-        return redis.error_reply('WRONGTYPE ' .. KEYS[i])
-    end
+if spoilt() then
+    return redis.error_reply('WRONGTYPE ' .. spoilt())
 end
 if redis.call('EXISTS', KEYS[1]) == 0 then
     return {'cold'}

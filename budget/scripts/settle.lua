@@ -11,9 +11,29 @@
 -- Reply      {"settled", charged} | {"absent"} | {"cold"}
 local MAX = 9007199254740991
 
+-- Every key is what it should be, before anything is written: a script that fails half way is not rolled back.
+local function spoilt()
+    for i = 2, #KEYS do
+        local kind = redis.call('TYPE', KEYS[i]).ok
+        if kind ~= 'none' and kind ~= (i == 3 and 'zset' or 'hash') then
+            return KEYS[i]
+        end
+        if i > 3 then
+            for _, held in ipairs(redis.call('HMGET', KEYS[i], 'spent', 'reserved')) do
+                if held and not string.match(held, '^%-?%d+$') then
+                    return KEYS[i]
+                end
+            end
+        end
+    end
+end
+
 local actual = tonumber(ARGV[1])
 if not actual or not string.match(ARGV[1], '^%d+$') or actual > MAX then
     return redis.error_reply('BADARG actual')
+end
+if spoilt() then
+    return redis.error_reply('WRONGTYPE ' .. spoilt())
 end
 if redis.call('EXISTS', KEYS[1]) == 0 then
     return {'cold'}

@@ -123,14 +123,15 @@ def test_asking_whether_a_job_is_ones_own_renews_its_lease() -> None:
     assert (get().lease_until or utc_now()) > utc_now() + timedelta(seconds=jobs.LEASE_S - 5)
 
 
-def test_a_living_runner_keeps_its_own_running_jobs_only() -> None:
-    for job_id, runner in (("a", "r1"), ("b", "r1"), ("c", "r2")):
+def test_a_living_runner_keeps_those_of_its_jobs_that_it_names() -> None:
+    for job_id, runner in (("a", "r1"), ("b", "r1"), ("c", "r2"), ("over", "r1")):
         add(job_id)
         claim(runner, job_id)
         end_lease(job_id)
     with write() as session:
-        assert jobs.renew_leases(session, "r1") == 2
-        assert {job.id for job in jobs.orphaned(session, utc_now())} == {"c"}
+        assert jobs.renew_leases(session, "r1", ["a", "b", "c", "nothing"]) == 2
+        assert jobs.renew_leases(session, "r1", []) == 0
+        assert {job.id for job in jobs.orphaned(session, utc_now())} == {"c", "over"}
 
 
 def test_a_job_that_is_handed_back_waits_without_a_runner_and_can_be_claimed() -> None:
