@@ -16,7 +16,7 @@ from budget.periods import Periods, periods_at
 from budget.scopes import OPEN, WARM, Scope, global_scopes, reservation_key, scopes_of
 from budget.settings import BudgetSettings
 from db.environment import read_settings
-from db.once import once_per_process
+from db.once import once_per_environment
 
 SOCKET_TIMEOUT_S = 5
 # A settled reservation answers replays for this long; an open one must outlive any call.
@@ -153,7 +153,7 @@ def _down(error: redis.RedisError) -> LedgerDown:
     return LedgerDown(f"the ledger's Redis gives no usable answer: {first_line}")
 
 
-@once_per_process
+@once_per_environment
 def ledger() -> Ledger:
     """The ledger of this process, connected at first use."""
     settings = read_settings(BudgetSettings)

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from db.once import once_per_process
+from db.once import once_per_environment
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -14,7 +14,7 @@ class SettingsError(ValueError):
     """A variable of the environment cannot be used; the message names it and says what would be right."""
 
 
-@once_per_process
+@once_per_environment
 def _read() -> dict[type[BaseSettings], Any]:
     return {}
 

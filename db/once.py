@@ -13,14 +13,11 @@ class once_per_process(Generic[T]):  # noqa: N801  # a decorator
     for one of them (`functools.cache` would make several), and a forked child makes its own: connections, locks
     and threads do not survive a fork."""
 
-    _all: ClassVar[list["once_per_process[Any]"]] = []
-
     def __init__(self, make: Callable[[], T]) -> None:
         self.__doc__ = make.__doc__
         self._make = make
         self._made: dict[int, T] = {}
         self._lock = threading.Lock()
-        self._all.append(self)
 
     def __call__(self) -> T:
         pid = os.getpid()
@@ -34,8 +31,18 @@ class once_per_process(Generic[T]):  # noqa: N801  # a decorator
         """What was made, None if nothing was."""
         return self._made.get(os.getpid())
 
+
+class once_per_environment(once_per_process[T]):  # noqa: N801  # a decorator
+    """The same for what depends on settings. It can be forgotten when the environment has changed, as in a test."""
+
+    _all: ClassVar[list["once_per_environment[Any]"]] = []
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        super().__init__(make)
+        self._all.append(self)
+
     @classmethod
-    def forget_everything(cls) -> None:
-        """Let all of them be made anew: for a program whose environment has changed, such as a test."""
+    def forget_all(cls) -> None:
+        """Let all of them be made anew."""
         for one in cls._all:
             one._made.clear()

@@ -8,13 +8,13 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
 from db.environment import read_settings
-from db.once import once_per_process
+from db.once import once_per_environment
 from db.settings import DatabaseSettings
 
 SQLITE_BUSY_TIMEOUT_S = 30
 
 
-@once_per_process
+@once_per_environment
 def engine() -> Engine:
     """The engine of this process, made at first use."""
     return create_paymaster_engine(read_settings(DatabaseSettings).url)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from db.once import once_per_process
+from db.once import once_per_environment
 from db.session import write
 
 LARGEST_GROUP = 200
@@ -62,7 +62,7 @@ class GroupWriter:
                 future.set_result(result)
 
 
-@once_per_process
+@once_per_environment
 def group_writer() -> GroupWriter:
     """The writer of this process, started at first use."""
     return GroupWriter()

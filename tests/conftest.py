@@ -15,7 +15,7 @@ from budget.ledger import Ledger, ledger
 from budget.rebuild import rebuild_if_cold
 from cli.stack import free_port
 from db.migrate import upgrade
-from db.once import once_per_process
+from db.once import once_per_environment
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +57,10 @@ def environment(redis_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PAYMASTER_HOME", str(tmp_path))
     with redis.Redis.from_url(redis_server) as client:
         client.flushall()
-    once_per_process.forget_everything()
+    once_per_environment.forget_all()
     upgrade()
     yield
-    once_per_process.forget_everything()
+    once_per_environment.forget_all()
 
 
 @pytest.fixture

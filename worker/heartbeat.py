@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from db.jobs import LEASE_S, renew_leases
-from db.once import once_per_process
+from db.once import once_per_environment
 from db.writer import group_writer
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _running: set[str] = set()
 
 
-@once_per_process
+@once_per_environment
 def runner_id() -> str:
     """A name that no other process has, nor a later one on the same host."""
     name = f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"

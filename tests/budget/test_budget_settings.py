@@ -9,7 +9,7 @@ import pytest
 from budget.money import MAX_NANO
 from budget.settings import BudgetSettings
 from db.environment import SettingsError, read_settings
-from db.once import once_per_process
+from db.once import once_per_environment
 
 LIMITS = {
     "DAILY_BUDGET_USD": 50 * 10**9,
@@ -22,9 +22,9 @@ LIMITS = {
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in (*LIMITS, "BUDGET_TIMEZONE", "REDIS_URL"):
         monkeypatch.delenv(name, raising=False)
-    once_per_process.forget_everything()
+    once_per_environment.forget_all()
     yield
-    once_per_process.forget_everything()
+    once_per_environment.forget_all()
 
 
 def read(name: str) -> int | None:
@@ -105,5 +105,5 @@ def test_settings_are_read_once_per_process(monkeypatch: pytest.MonkeyPatch) -> 
     first = read_settings(BudgetSettings)
     monkeypatch.setenv("DAILY_BUDGET_USD", "1")
     assert read_settings(BudgetSettings) is first
-    once_per_process.forget_everything()
+    once_per_environment.forget_all()
     assert read("DAILY_BUDGET_USD") == 10**9

@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 from budget.ledger import ledger
 from cli.stack import Stack
 from db.models import Attempt, Job, JobState
-from db.once import once_per_process
+from db.once import once_per_environment
 from db.session import read
 from worker.app import app
 
@@ -95,13 +95,13 @@ def wait_until(condition: Callable[[], object], within_s: float = 30) -> None:
 
 def start(home: Path) -> Iterator[RunningStack]:
     before = dict(os.environ)
-    once_per_process.forget_everything()
+    once_per_environment.forget_all()
     try:
         with Stack(home, simulate=True, concurrency=32) as stack:
             point_celery_at(stack.environment["REDIS_URL"])
             yield RunningStack(stack)
     finally:
-        once_per_process.forget_everything()
+        once_per_environment.forget_all()
         os.environ.clear()
         os.environ.update(before)
 
