@@ -64,7 +64,7 @@ def level_of(facts: JobFacts) -> tuple[str, float | None]:
     else:
         low = complexity <= 0.5
         high = complexity > 0.8 or facts.artifacts > MANY_ARTIFACTS
-    return ("complex" if high else "simple" if low else "general"), complexity
+    return ("high" if high else "low" if low else "general"), complexity
 
 
 def select(facts: JobFacts, settings: SelectionSettings, registry: Registry | None = None) -> Selection:

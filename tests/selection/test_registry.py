@@ -148,6 +148,6 @@ def test_the_strategies_load_and_legacy_is_not_offered() -> None:
     assert "legacy" in strategies
     for name, strategy in strategies.items():
         assert strategy.name == name
-        assert set(strategy.parse) == set(strategy.generate) == {"simple", "general", "complex"}
+        assert set(strategy.parse) == set(strategy.generate) == {"low", "general", "high"}
         assert set(strategy.embed) == {"standard", "semantic"}
         assert set(strategy.fallback) == {"parse", "generate"}

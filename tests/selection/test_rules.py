@@ -137,9 +137,9 @@ def test_legacy_runs_the_hardcoded_models_whatever_the_job(
 @pytest.mark.parametrize(
     ("kind", "facts", "reason"),
     [
-        ("parse", {"words": 10}, "balanced_strategy_simple_complexity"),
+        ("parse", {"words": 10}, "balanced_strategy_low_complexity"),
         ("parse", {"words": 300}, "balanced_strategy_general_complexity"),
-        ("parse", {"words": 1001}, "balanced_strategy_complex_complexity"),
+        ("parse", {"words": 1001}, "balanced_strategy_high_complexity"),
         ("generate", {"words": 501, "artifacts": 5}, "balanced_strategy_general_complexity"),
         ("embed", {}, "balanced_strategy_standard_use_case"),
         ("embed", {"use_case": "complex_matching"}, "balanced_strategy_semantic_use_case"),

@@ -181,7 +181,7 @@ def test_the_default_model_speaks_only_where_no_rule_names_one(monkeypatch: pyte
     settings = settings_of(llm_model_default="gpt-4.1-mini")
     assert select(JobFacts(kind="parse", words=300), settings).candidates[0].id == RULES
     bare = Strategy(
-        name="bare", max_usd_per_generation=1, parse={"simple": "gpt-4o"}, generate={}, embed={},
+        name="bare", max_usd_per_generation=1, parse={"low": "gpt-4o"}, generate={}, embed={},
         fallback={"parse": "gpt-4o", "generate": "gpt-4o"},
     )  # fmt: skip
     monkeypatch.setattr("selection.select.find_strategy", lambda _: bare)
