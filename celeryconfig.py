@@ -5,10 +5,19 @@ from pathlib import Path
 
 from kombu import Queue
 
+
+def _positive(variable: str, default: str) -> int:
+    text = os.environ.get(variable, default)
+    if not text.isdecimal() or int(text) == 0:
+        raise SystemExit(f"paymaster: {variable}: {text!r} is no number of 1 or more")
+    return int(text)
+
+
 _redis = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 
-broker_url = os.environ.get("CELERY_BROKER_URL", _redis)
-result_backend = "worker.results.JobBackend+" + os.environ.get("CELERY_RESULT_BACKEND", _redis)
+# Celery itself lets CELERY_BROKER_URL and CELERY_RESULT_BACKEND win over these two
+broker_url = _redis
+result_backend = f"worker.results.JobBackend+{_redis}"
 
 imports = ("tasks", "tasks.maintenance")
 task_queues = tuple(Queue(name) for name in ("parse", "generate", "generate-premium", "embed", "maintenance"))
@@ -32,13 +41,14 @@ result_expires = 3600
 
 # Calls wait, they do not compute: threads, and one event loop per process (worker/loop.py).
 worker_pool = "threads"
-worker_concurrency = int(os.environ.get("WORKER_CONCURRENCY", "100"))
+worker_concurrency = _positive("WORKER_CONCURRENCY", "100")
 worker_prefetch_multiplier = 1
 worker_send_task_events = True
 task_acks_late = True
 task_reject_on_worker_lost = True
-# Jobs live in SQL: a lost or doubled message is harmless, so redelivery may take its time.
-broker_transport_options = {"visibility_timeout": 3600}
+# Jobs live in SQL, so a lost or doubled message is harmless. What is redelivered after a kill is what hangs on a
+# message: the next step of a chain.
+broker_transport_options = {"visibility_timeout": 300}
 broker_connection_retry_on_startup = True
 broker_pool_acquire_timeout = 10
 task_publish_retry_policy = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1.0}

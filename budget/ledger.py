@@ -1,6 +1,7 @@
 """The ledger: reserve the worst case before a call, settle the actual cost after it. Counters live in Redis
 and change only in the scripts beside this file; SQL is the record that they are rebuilt from."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from budget.scopes import OPEN, WARM, Scope, global_scopes, reservation_key, sco
 from budget.settings import BudgetSettings
 from db.environment import read_settings
 from db.once import once_per_environment
+
+logger = logging.getLogger(__name__)
 
 SOCKET_TIMEOUT_S = 5
 # A settled reservation answers replays for this long; an open one must outlive any call.
@@ -49,14 +52,44 @@ class ScopeUse:
 
 
 def connect(url: str) -> redis.Redis:
-    """A connection pool whose commands are sent once: the scripts are idempotent, but who resends is us."""
+    """A connection pool whose commands are sent once: the scripts are idempotent, but who resends is us. Every new
+    connection checks the server first (see `_greet`)."""
     return redis.Redis.from_url(
         url,
         decode_responses=True,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
+        redis_connect_func=_greet,
     )
+
+
+def _greet(connection: Any) -> None:
+    """Trust no counters of an earlier life: a server that was restarted from a dump, or a replica that took over,
+    holds old ones. The marker bears the id of the server that was rebuilt; every restart breaks all connections,
+    so nobody can use the counters without having passed here. And refuse a server that may evict them."""
+    connection.on_connect()
+
+    def ask(*command: str) -> Any:
+        connection.send_command(*command)
+        return connection.read_response()
+
+    told = _info(ask("INFO", "server")) | _info(ask("INFO", "memory"))
+    if told.get("maxmemory", "0") != "0" and told.get("maxmemory_policy") != "noeviction":
+        raise redis.ResponseError(f"maxmemory-policy is {told.get('maxmemory_policy')}; the ledger needs noeviction")
+    ask("EVAL", _FORGET_ANOTHERS, "1", WARM, told["run_id"])
+
+
+# Drop the marker if it bears the id of another server, or of this one before it was restarted.
+_FORGET_ANOTHERS = """
+local marker = redis.call('GET', KEYS[1])
+if marker and marker ~= ARGV[1] then redis.call('DEL', KEYS[1]) end
+"""
+
+
+def _info(text: Any) -> dict[str, str]:
+    lines = (text.decode() if isinstance(text, bytes) else str(text)).splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
 class Ledger:
@@ -99,11 +132,13 @@ class Ledger:
 
     def settle(self, attempt_id: str, scope_keys: Sequence[str], actual: int) -> None:
         """Charge what the call cost, in nano-USD; 0 releases the reservation. Safe to repeat."""
-        self._run(
+        reply = self._run(
             self._settle,
             [WARM, reservation_key(attempt_id), OPEN, *scope_keys],
             [actual, KEEP_RESERVATION_S],
         )
+        if reply[0] == "settled" and int(reply[1]) != actual:
+            logger.error("attempt %s was settled at %s nano-USD already, not %d", attempt_id, reply[1], actual)
 
     def overdue(self) -> list[tuple[str, tuple[str, ...]]]:
         """Reservations whose lease has ended: (attempt id, scope keys)."""
@@ -113,7 +148,9 @@ class Ledger:
             scopes = [self.client.hget(key, "scopes") for key in keys]
         except redis.RedisError as error:
             raise _down(error) from None
-        found = zip(keys, scopes, strict=True)
+        found = list(zip(keys, scopes, strict=True))
+        if gone := [key for key, held in found if not held]:
+            self.client.zrem(OPEN, *gone)
         return [(key.rsplit(":", 1)[1], tuple(str(held).split("\n"))) for key, held in found if held]
 
     def usage(self) -> list[ScopeUse]:

@@ -54,12 +54,13 @@ def rebuild_if_cold(ledger: Ledger, *, wait_s: float = RECORD_DEADLINE_S + 1) ->
 def _rebuild(ledger: Ledger, token: str) -> int | None:
     """Write everything in one transaction, unless the lock was lost or somebody was faster: then None."""
     with ledger.client.pipeline(transaction=True) as pipe:
+        server: str = ledger.client.info("server")["run_id"]
         pipe.watch(REBUILDING, WARM)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
         if pipe.get(REBUILDING) != token or pipe.exists(WARM):
             return None
         pipe.multi()
         attempts = _write_counters(pipe, ledger)
-        pipe.set(WARM, token)
+        pipe.set(WARM, server)
         try:
             pipe.execute()
         except redis.WatchError:

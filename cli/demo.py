@@ -31,6 +31,8 @@ FAULTS = {"seed": 1, "rules": [{"model": "gpt-4o", "first": 1, "fault": "status"
 def run_demo(*, as_json: bool, keep: Path | None) -> None:
     """Run it; exit status 1 if a job failed or the sums differ."""
     interrupt_on_sigterm()
+    if keep is not None and keep.exists() and any(keep.iterdir()):
+        raise StackError(f"{keep} is not empty; give --keep a new folder")
     home = keep or Path(tempfile.mkdtemp(prefix="paymaster-demo-"))
     started = time.monotonic()
     try:

@@ -165,7 +165,8 @@ def _refusal(error: Exception) -> str | None:
 
 def main() -> None:
     """Run the command line; an error that people can mend is one sentence and exit status 1."""
-    use_running_stack()
+    if not {"up", "demo", "simulator"} & set(sys.argv[1:2]):
+        use_running_stack()
     try:
         app()
     except KeyboardInterrupt:

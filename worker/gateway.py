@@ -89,7 +89,8 @@ async def _chat(model: Model, request: ChatRequest, deadline_s: float) -> Answer
         _refuse(model, "answer_cut", "cut its answer at the token limit", usage)
     if not isinstance(content, str) or not content.strip():
         _refuse(model, "refused", "gave no answer", usage)
-    return Answer(content, None, usage)
+    # an answer without output tokens: the provider's count is not to be believed
+    return Answer(content, None, usage if usage and usage.output > 0 else None)
 
 
 def _refuse(model: Model, code: str, what: str, usage: Usage | None) -> NoReturn:
@@ -177,6 +178,9 @@ def _raise_own(model: Model, error: Exception) -> NoReturn:
     if any(isinstance(cause, (aiohttp.ClientConnectorError, httpx.ConnectTimeout)) for cause in causes):
         sentence = f"no connection to {model.provider} for {model.id}"
         raise CallFailed(ErrorClass.SAME, "no_connection", sentence, billed=False) from None
+    if any(isinstance(cause, UnicodeError) for cause in causes):
+        sentence = f"the request to {model.id} could not be encoded"
+        raise CallFailed(ErrorClass.NEVER, "not_sent", sentence, billed=False) from None
     if isinstance(error, _litellm().Timeout):
         sentence = f"{model.id} gave no whole answer in time"
         raise CallFailed(ErrorClass.SAME, "timeout", sentence, billed=True) from None

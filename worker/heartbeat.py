@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from db.jobs import LEASE_S, renew_leases
 from db.once import once_per_environment
@@ -16,11 +17,12 @@ from db.writer import group_writer
 
 logger = logging.getLogger(__name__)
 
-_running: set[str] = set()
+# runner -> job id, of the jobs that are running here
+_running: dict[str, str] = {}
 
 
 @once_per_environment
-def runner_id() -> str:
+def _process() -> str:
     """A name that no other process has, nor a later one on the same host."""
     name = f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
     threading.Thread(target=_beat, args=(name,), name="lease-heartbeat", daemon=True).start()
@@ -28,21 +30,22 @@ def runner_id() -> str:
 
 
 @contextmanager
-def kept_alive(job_id: str) -> Iterator[None]:
-    """Renew the lease of a job while the block runs."""
-    _running.add(job_id)
+def running(job_id: str) -> Iterator[str]:
+    """A new runner, for one run of a job. Once it has claimed the job, its lease is kept while the block runs."""
+    runner = f"{_process()}:{uuid.uuid4().hex[:6]}"
+    _running[runner] = job_id
     try:
-        yield
+        yield runner
     finally:
-        _running.discard(job_id)
+        del _running[runner]
 
 
 def _beat(name: str) -> None:
     pause = threading.Event()
-    while not pause.wait(LEASE_S / 3) and runner_id.peek() == name:
-        job_ids = list(_running)
+    while not pause.wait(LEASE_S / 3) and _process.peek() == name:
+        runners = dict(_running)
         try:
-            if job_ids:
-                group_writer().commit(lambda session: renew_leases(session, name, job_ids))  # noqa: B023  # waits
+            if runners:
+                group_writer().commit(partial(renew_leases, runners=runners))
         except Exception as error:
             logger.warning("leases could not be renewed: %s", type(error).__name__)

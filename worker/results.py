@@ -27,13 +27,13 @@ class JobBackend(RedisBackend):
     app: Celery
 
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
-        """Celery's meta data of a task; of a job that Redis does not know, by its row."""
+        """Celery's meta data of a task; of a job that Redis does not know, or not to its end, by its row."""
         meta: dict[str, Any] = super().get_task_meta(task_id, cache=cache)
-        if meta["status"] != states.PENDING:
+        if meta["status"] == states.SUCCESS:
             return meta
         with read() as session:
             job = session.get(Job, task_id)
-            if job is None:
+            if job is None or (meta["status"] != states.PENDING and not JobState(job.state).final):
                 return meta
             return {**meta, "task_id": task_id, "status": STATES[JobState(job.state)], "result": self._result(job)}
 

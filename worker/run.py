@@ -18,6 +18,7 @@ from budget.rebuild import rebuild_if_cold
 from budget.scopes import keys_of
 from db import jobs
 from db.environment import read_settings
+from db.jobs import LEASE_S
 from db.models import Attempt, AttemptState, Job, JobState, utc_now
 from db.session import read
 from db.writer import group_writer
@@ -27,11 +28,12 @@ from selection.settings import SelectionSettings
 from selection.strategies import UnknownStrategy
 from worker.attempt import Done, LostJob, NotRecorded, Plan, run_attempt, worst_case
 from worker.errors import CallFailed, ErrorClass, InvalidJob, JobFailed
-from worker.heartbeat import kept_alive, runner_id
+from worker.heartbeat import running
 from worker.kind import JobKind, Request
 from worker.settings import WorkerSettings
 
 TRIES_PER_MODEL = 2
+NOT_THE_MODELS_FAULT = ("late_record", "runner_lost")
 FIRST_BACKOFF_S = 0.5
 LONGEST_WAIT_S = 20.0
 # while the ledger or the database is away
@@ -59,31 +61,35 @@ class UnknownJob(JobFailed):
 
 
 class NotOurs(Exception):
-    """Somebody else runs the job, or it was cancelled: there is nothing to do and nothing to report."""
+    """Somebody else runs the job: there is nothing to do and nothing to report."""
+
+
+class Cancelled(Exception):
+    """The job was cancelled, and whoever waits for it was told so."""
 
 
 def run_job(kind: JobKind, job_id: str, progress: Progress) -> Any:
     """Run a job until it succeeds and return its result; `progress` is told (done, total) requests.
 
     Raises `JobFailed` if it never will succeed, `RunAgain` for another try, `NotOurs` if it is not ours."""
-    with kept_alive(job_id):
-        job = _tell_sql(lambda session: jobs.claim(session, job_id, runner_id()))
+    with running(job_id) as runner:
+        job = _tell_sql(lambda session: jobs.claim(session, job_id, runner))
         if job is None:
             return _outcome_of(kind, job_id)
         try:
-            return _Run(kind, job, progress).finish()
+            return _Run(kind, job, runner, progress).finish()
         except LostJob:
             raise NotOurs from None
-        except RunAgain as again:
-            delay = again.after_s
-            _tell_sql(lambda session: jobs.hand_back(session, job_id, runner_id(), due_in_s=delay))
-            raise
+        except (RunAgain, LedgerError, NotRecorded) as trouble:
+            again = trouble if isinstance(trouble, RunAgain) else RunAgain(OUTAGE_WAIT_S, str(trouble))
+            _tell_sql(lambda session: jobs.hand_back(session, job_id, runner, due_in_s=again.after_s))
+            raise again from None
         except (SQLAlchemyError, OSError) as outage:
-            # the lease lapses and the sweeper publishes the job; this is only quicker
-            raise RunAgain(OUTAGE_WAIT_S, f"the database is away: {type(outage).__name__}") from None
+            # the job cannot be handed back: its lease lapses, and the sweeper publishes it
+            raise RunAgain(LEASE_S, f"the database is away: {type(outage).__name__}") from None
         except Exception as error:
             failure = _as_failure(error)
-            _give_up(kind, job_id, failure)
+            _give_up(kind, job_id, runner, failure)
             raise failure from None
 
 
@@ -106,11 +112,11 @@ def _as_failure(error: Exception) -> JobFailed:
     return JobFailed(f"internal error ({type(error).__name__}); the worker's log says where", "internal")
 
 
-def _give_up(kind: JobKind, job_id: str, failure: JobFailed) -> None:
+def _give_up(kind: JobKind, job_id: str, runner: str, failure: JobFailed) -> None:
     def give_up(session: Session) -> Sequence[Attempt]:
         abandoned = jobs.close_abandoned(session, job_id)
         session.flush()
-        jobs.fail(session, job_id, failure.code, str(failure))
+        jobs.fail(session, job_id, runner, failure.code, str(failure))
         return abandoned
 
     for attempt in _tell_sql(give_up):
@@ -128,15 +134,16 @@ def _outcome_of(kind: JobKind, job_id: str) -> Any:
             raise JobFailed(job.error or "failed", job.error_code or "failed")
         if job.state == JobState.SUCCEEDED:
             return kind.result(kind.load(session, job_id, job.result), job.model_metadata or {})
-        raise NotOurs
+        raise Cancelled if job.state == JobState.CANCELLED else NotOurs
 
 
 class _Run:
     """One run of one job by this process."""
 
-    def __init__(self, kind: JobKind, job: jobs.Claim, progress: Progress) -> None:
+    def __init__(self, kind: JobKind, job: jobs.Claim, runner: str, progress: Progress) -> None:
         self.kind = kind
         self.job = job
+        self.runner = runner
         self.progress = progress
         self.history = self._close_abandoned() if job.runs > 1 else []
         self.payload = kind.payload(job.payload)
@@ -154,9 +161,16 @@ class _Run:
             if part not in paid:
                 self._call_within_budget(part, total, models)
             if total > 1:
-                self.progress(part + 1, total)
+                self._tell_progress(part + 1, total)
         with read() as session:
             return self.kind.result(self.kind.load(session, self.job.id, self.kept), self.metadata)
+
+    def _tell_progress(self, done: int, total: int) -> None:
+        try:
+            self.progress(done, total)
+        except Exception as error:
+            # nobody's money or job depends on it
+            logger.warning("job %s: progress could not be told: %s", self.job.id, type(error).__name__)
 
     def _requests_for(self, model: Model) -> list[Request]:
         if model.id not in self.requests:
@@ -182,9 +196,12 @@ class _Run:
             last = failures[-1].error
             raise JobFailed(f"given up after {len(failures)} failed attempts, the last: {last}", "attempts")
 
+        # a job with one candidate may use all its failures on it
+        tries = TRIES_PER_MODEL if len(self.selection.candidates) > 1 else len(failures) + 1
+
         def ruled_out(model: Model) -> bool:
-            own = [failure for failure in failures if failure.model_name == model.id]
-            return len(own) >= TRIES_PER_MODEL or any(f.error_class != ErrorClass.SAME for f in own)
+            own = [f for f in failures if f.model_name == model.id and f.error_code not in NOT_THE_MODELS_FAULT]
+            return len(own) >= tries or any(f.error_class != ErrorClass.SAME for f in own)
 
         left = [model for model in self.selection.candidates if not ruled_out(model)]
         if not left:
@@ -223,11 +240,9 @@ class _Run:
             run_attempt(plan, model, request, lambda answer: self.kind.read(self.payload, answer), keep)
         except CallFailed as failure:
             self._after_failure(failure)
-        except LedgerCold as cold:
+        except LedgerCold:
             rebuild_if_cold(ledger())
-            raise RunAgain(OUTAGE_WAIT_S, str(cold)) from None
-        except (LedgerError, NotRecorded) as outage:
-            raise RunAgain(OUTAGE_WAIT_S, str(outage)) from None
+            raise
         if part < total - 1:
             self._reload_history()
 
@@ -237,7 +252,8 @@ class _Run:
         if downgraded:
             reason = "budget_downgrade"
         elif model.id != self.selection.candidates[0].id:
-            reason = f"fallback_after_{self.history[-1].error_code}"
+            codes = [attempt.error_code for attempt in self.history if attempt.error_code]
+            reason = f"fallback_after_{codes[-1]}"
         return Plan(
             job_id=self.job.id,
             number=len(self.history) + 1,
@@ -248,7 +264,7 @@ class _Run:
             strategy=strategy.name,
             reason=reason,
             job_cap=strategy.job_cap if self.kind.capped else None,
-            runner=runner_id(),
+            runner=self.runner,
         )
 
     def _succeed(self, session: Session, plan: Plan, model: Model, kept: Any, done: Done) -> None:
@@ -266,7 +282,7 @@ class _Run:
             "quality_score": done.quality,
             "selection_reason": plan.reason,
             "complexity_score": self.selection.complexity,
-            "fallback_used": model.id != self.selection.candidates[0].id,
+            "fallback_used": plan.reason.startswith("fallback_"),
             "strategy": plan.strategy,
             "attempts": [
                 *({"model": a.model_name, "state": str(a.state), "error": a.error} for a in self.history),

@@ -38,8 +38,8 @@ def accept(kind: JobKind, job_id: str, fields: dict[str, Any], *, due_in_s: floa
     """Check a job and write its row; `InvalidJob` says what is wrong, and then nothing was written.
 
     `again` lets a job stand that is there already: its message was delivered a second time."""
-    if not 1 <= len(job_id) <= LONGEST_ID:
-        raise InvalidJob(f"{kind.name}: the task id must have 1 to {LONGEST_ID} characters, not {len(job_id)}")
+    if not 1 <= len(job_id) <= LONGEST_ID or not job_id.isprintable():
+        raise InvalidJob(f"{kind.name}: a task id has 1 to {LONGEST_ID} printable characters")
     payload = kind.payload(fields)
     job = Job(
         id=job_id,
@@ -56,6 +56,8 @@ def accept(kind: JobKind, job_id: str, fields: dict[str, Any], *, due_in_s: floa
 
 def accept_invalid(kind: JobKind, job_id: str, sentence: str) -> None:
     """Keep a job that came by message and cannot be run, so that whoever asks learns why."""
+    if len(job_id) > LONGEST_ID or not job_id.isprintable():
+        return  # SQL cannot hold it; its sender learns why from the result
     _insert(
         Job(
             id=job_id, kind=kind.name, state=JobState.FAILED, queue=kind.queue, payload={},

@@ -2,14 +2,13 @@
 never ended, counters that Redis forgot. Every step may run twice, and two sweepers at once do no harm."""
 
 import logging
-from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from celery import Celery
 from sqlalchemy.orm import Session
 
-from budget.errors import LedgerError
 from budget.ledger import ledger
 from budget.rebuild import rebuild_if_cold
 from db import jobs
@@ -18,24 +17,32 @@ from db.session import read, write
 
 # a job that is published again is left alone for this long
 PATIENCE_S = 30
+# a queue that is never empty may have lost a message too
+LOST_IN_A_FULL_QUEUE_S = 600
 
 logger = logging.getLogger(__name__)
 
 
 def sweep(app: Celery) -> dict[str, int]:
     """One round. Returns what was done, by name."""
-    done: Counter[str] = Counter()
-    done["orphans"] = _publish(app, _free_orphans())
-    done["overdue"] = _publish(app, _overdue_in_empty_queues(app))
-    try:
-        done["rebuilt"] = rebuild_if_cold(ledger())
-        done["reservations"] = _settle_overdue()
-    except LedgerError as error:
-        logger.warning("the ledger is away: %s", error)
-    found = {name: count for name, count in done.items() if count}
-    if found:
-        logger.warning("sweep: %s", found)
-    return found
+    steps: dict[str, Callable[[], int]] = {
+        # money first: it needs no broker
+        "rebuilt": lambda: rebuild_if_cold(ledger()),
+        "reservations": _settle_overdue,
+        "orphans": lambda: _publish(app, _free_orphans()),
+        "overdue": lambda: _publish(app, _overdue_in_empty_queues(app)),
+    }
+    done: dict[str, int] = {}
+    for name, step in steps.items():
+        try:
+            if count := int(step()):
+                done[name] = count
+        except Exception as error:
+            # each is tried again in the next round, and one that fails must not keep the others from working
+            logger.warning("sweep: %s failed: %s", name, type(error).__name__)
+    if done:
+        logger.warning("sweep: %s", done)
+    return done
 
 
 def _publish(app: Celery, found: list[tuple[str, str, str]]) -> int:
@@ -64,8 +71,10 @@ def _overdue_in_empty_queues(app: Celery) -> list[tuple[str, str, str]]:
         return []
     with app.connection_for_write() as connection:
         empty = {queue for queue in queues if _is_empty(connection, queue)}
+    long_ago = utc_now() - timedelta(seconds=LOST_IN_A_FULL_QUEUE_S)
     with write() as session:
-        return [_take(session, job) for job in jobs.overdue(session, utc_now()) if job.queue in empty]
+        found = jobs.overdue(session, utc_now())
+        return [_take(session, job) for job in found if job.queue in empty or (job.due_at and job.due_at < long_ago)]
 
 
 def _is_empty(connection: Any, queue: str) -> bool:
@@ -100,4 +109,6 @@ def _cost_by_sql(session: Session, attempt_id: str) -> int | None:
         if job.lease_until is not None and job.lease_until > utc_now():
             return None
         jobs.close_abandoned(session, job.id)
+        session.flush()
+        job.total_cost_nano = jobs.cost_of(session, job.id)
     return attempt.cost_nano

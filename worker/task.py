@@ -10,9 +10,11 @@ from celery.result import AsyncResult
 from celery.utils import uuid
 from kombu.exceptions import OperationalError
 from kombu.utils import json
+from sqlalchemy.exc import SQLAlchemyError
 
+from db.jobs import LEASE_S, cancel
 from db.models import Job
-from db.session import read
+from db.session import read, write
 from worker.errors import InvalidJob, JobFailed
 from worker.kind import JobKind
 from worker.submit import accept, accept_invalid, due_in, fields_of
@@ -54,28 +56,42 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
         except OperationalError as error:
             logger.warning("job %s is accepted, the sweeper will publish it: %s", job_id, type(error).__name__)
             return self.AsyncResult(job_id)
+        except Exception:
+            # an option that Celery does not take, such as an unknown queue: whoever asked for it is told so
+            with write() as session:
+                cancel(session, job_id)
+            raise
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """What a worker does with a message, and what `parse(…)` does here and now."""
-        from worker.run import NotOurs, RunAgain, UnknownJob, run_job
+        from worker.run import Cancelled, NotOurs, RunAgain, UnknownJob, run_job
 
         if self.request.called_directly:
             return self.apply(args, kwargs).get()
         job_id = str(self.request.id)
-        if args or kwargs:
-            self._accept_message(job_id, args, kwargs)
         try:
+            if args or kwargs:
+                self._accept_message(job_id, args, kwargs)
             result = run_job(self.kind, job_id, self._tell_progress)
-            # what runs in the caller's own process should get what a message would have brought
-            return json.loads(json.dumps(result)) if self.request.is_eager else result
-        except NotOurs:
-            raise Ignore from None
         except UnknownJob:
             # sent by name, and without any field
             self._accept_message(job_id, args, kwargs)
             raise
+        except Cancelled:
+            raise Ignore from None
+        except NotOurs:
+            # the runner finishes its own message; but what hangs on this one (a chain) must not end with it
+            if self.request.chain or self.request.chord or self.request.callbacks:
+                self.retry(args=(), kwargs={}, countdown=LEASE_S)
+            raise Ignore from None
         except RunAgain as again:
             self.retry(args=(), kwargs={}, countdown=again.after_s, exc=again)
+        except SQLAlchemyError as outage:
+            # the payload is still in the message only
+            why = RunAgain(LEASE_S, f"the database is away: {type(outage).__name__}")
+            self.retry(countdown=LEASE_S, exc=why)
+        # what runs in the caller's own process should get what a message would have brought
+        return json.loads(json.dumps(result)) if self.request.is_eager else result
 
     def result_of(self, job: Job) -> Any:
         """The result of a job that has succeeded, from SQL."""

@@ -103,7 +103,7 @@ def test_a_final_job_is_nobodys(state: JobState) -> None:
     assert not claim("r1")
     with write() as session:
         assert not jobs.cancel(session, "j")
-        jobs.fail(session, "j", "late", "too late")
+        jobs.fail(session, "j", "r1", "late", "too late")
     assert (get().state, get().error) == (state, None)
 
 
@@ -129,9 +129,9 @@ def test_a_living_runner_keeps_those_of_its_jobs_that_it_names() -> None:
         claim(runner, job_id)
         end_lease(job_id)
     with write() as session:
-        assert jobs.renew_leases(session, "r1", ["a", "b", "c", "nothing"]) == 2
-        assert jobs.renew_leases(session, "r1", []) == 0
-        assert {job.id for job in jobs.orphaned(session, utc_now())} == {"c", "over"}
+        jobs.renew_leases(session, {})
+        jobs.renew_leases(session, {"r1": "a", "r3": "b", "r4": "nothing"})
+        assert {job.id for job in jobs.orphaned(session, utc_now())} == {"b", "c", "over"}
 
 
 def test_a_job_that_is_handed_back_waits_without_a_runner_and_can_be_claimed() -> None:
@@ -184,7 +184,9 @@ def test_a_job_that_failed_says_why_and_costs_what_its_attempts_cost() -> None:
     add_attempt(1, cost_nano=5, state=AttemptState.UNKNOWN)
     add_attempt(2, cost_nano=7, state=AttemptState.FAILED)
     with write() as session:
-        jobs.fail(session, "j", "budget", "No room.")
+        jobs.claim(session, "j", "r1")
+        jobs.fail(session, "j", "another", "no", "Not mine to say.")
+        jobs.fail(session, "j", "r1", "budget", "No room.")
     job = get()
     assert (job.state, job.error_code, job.error, job.total_cost_nano) == (JobState.FAILED, "budget", "No room.", 12)
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -28,3 +29,24 @@ def test_jobs_of_a_killed_worker_all_finish_once_it_is_back(quiet: RunningStack)
     assert grown.ledger == grown.rows == grown.jobs
     assert grown.reserved == 0
     assert 0 < grown.bill <= grown.ledger
+
+
+def test_a_redis_that_is_away_for_seconds_stops_nobody_for_long(quiet: RunningStack) -> None:
+    before = quiet.sums()
+    quiet.fault(fault="latency", seconds=4)
+    ids = [parse.delay(job_description=f"{POSTING} {number}").id for number in range(12)]
+    wait_until(lambda: sum(quiet.job(job_id).state == JobState.RUNNING for job_id in ids) >= 8)
+    workers = {name: quiet.stack.pid(name) for name in ("worker-parse", "worker-maintenance")}
+    os.kill(quiet.stack.pid("redis"), signal.SIGKILL)
+    time.sleep(6)
+    quiet.stack.start_redis(int(quiet.stack.environment["REDIS_URL"].rpartition(":")[2].partition("/")[0]))
+    jobs = quiet.wait_final(ids, within_s=120)
+    assert [(job.id, job.error) for job in jobs if job.state != JobState.SUCCEEDED] == []
+    quiet.stack.check()
+    assert {name: quiet.stack.pid(name) for name in workers} == workers
+    wait_until(lambda: quiet.sums().reserved == 0)
+    now = quiet.sums()
+    assert now.ledger == now.rows, "rebuilt by absolute values"
+    grown = now.since(before)
+    assert 0 < grown.bill <= grown.rows
+    assert grown.rows == grown.jobs

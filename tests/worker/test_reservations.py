@@ -18,7 +18,6 @@ from db.session import read, write
 from tasks.kinds import Embed, Generate, Parse
 from tests.worker.conftest import Simulator
 from worker.errors import JobFailed
-from worker.heartbeat import runner_id
 from worker.run import NotOurs, RunAgain, run_job
 from worker.submit import accept
 
@@ -335,10 +334,10 @@ def test_a_runner_that_was_taken_for_dead_changes_nothing_any_more(
 def still_mine_then_lose_it(job_id: str) -> Any:
     from db.jobs import still_mine
 
-    def lose(session: Any, *_: Any) -> bool:
+    def lose(session: Any, _: str, runner: str) -> bool:
         session.get_one(Job, job_id).runner = "another"
         session.flush()
-        return still_mine(session, job_id, runner_id())
+        return still_mine(session, job_id, runner)
 
     return lose
 
@@ -390,7 +389,7 @@ def test_the_budget_is_exceeded_by_nobody_even_at_once(simulator: Simulator) -> 
     assert ledger().client.exists(WARM)
 
 
-@pytest.mark.parametrize("moment", ["read", "keep", "facts"])
+@pytest.mark.parametrize("moment", ["requests", "keep", "facts"])
 def test_an_error_that_nobody_foresaw_ends_the_job_and_leaves_nothing_open(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, moment: str
 ) -> None:
@@ -409,6 +408,44 @@ def test_an_error_that_nobody_foresaw_ends_the_job_and_leaves_nothing_open(
     assert reserved == 0
     assert spent == rows_total() >= simulator.bill()
     assert "baker" not in caplog.text
+
+
+def test_an_answer_that_our_own_code_cannot_read_is_booked_and_the_next_model_is_tried(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*_: Any) -> None:
+        raise KeyError(POSTING)
+
+    job_id = submit()
+    with monkeypatch.context() as patch:
+        patch.setattr(Parse, "read", bug)
+        with pytest.raises(RunAgain, match="could not be read: KeyError"):
+            run(job_id)
+    run(job_id)
+    assert [(a.state, a.error_code) for a in attempts()][0] == (AttemptState.FAILED, "unreadable")
+    assert spent_and_reserved() == (simulator.bill(), 0)
+    assert rows_total() == simulator.bill()
+
+
+def test_a_slow_database_is_not_held_against_the_model(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = submit(Embed(), texts=["bread"])
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.attempt.RECORD_DEADLINE_S", -1)
+        for _ in range(3):
+            with pytest.raises(RunAgain):
+                run(job_id, Embed())
+    assert run(job_id, Embed())[0]["dimensions"] == 1536
+
+
+def test_a_job_that_is_cancelled_after_a_billed_failure_keeps_its_cost(simulator: Simulator) -> None:
+    simulator.fault(fault="refusal")
+    job_id = submit()
+    with pytest.raises(RunAgain):
+        run(job_id)
+    with write() as session:
+        assert jobs.cancel(session, job_id)
+    with read() as session:
+        assert session.get_one(Job, job_id).total_cost_nano == rows_total() > 0
 
 
 def test_a_database_that_fails_when_the_answer_is_written_charges_the_reservation_and_runs_again(
@@ -440,6 +477,6 @@ def test_a_job_is_kept_only_while_it_runs(simulator: Simulator, monkeypatch: pyt
     monkeypatch.setattr("worker.run.jobs.succeed", lost_database)
     with pytest.raises(RunAgain):
         run(job_id)
-    assert heartbeat._running == set()
+    assert heartbeat._running == {}
     with read() as session:
         assert session.get_one(Job, job_id).state == JobState.RUNNING

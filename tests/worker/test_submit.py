@@ -152,9 +152,9 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(
 
 
 @needs_database
-@pytest.mark.parametrize("job_id", ["", "x" * 65])
+@pytest.mark.parametrize("job_id", ["", "x" * 65, "a\nb"])
 def test_a_task_id_of_the_wrong_length_is_refused(job_id: str) -> None:
-    with pytest.raises(InvalidJob, match="the task id must have 1 to 64 characters"):
+    with pytest.raises(InvalidJob, match="a task id has 1 to 64 printable characters"):
         accept(Parse(), job_id, POSTING, due_in_s=0)
     assert rows() == 0
 

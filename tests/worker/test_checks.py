@@ -1,0 +1,52 @@
+"""A worker refuses to start on a bad setting, in one sentence; and what it never logs."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+
+from worker.checks import hide_arguments
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("DAILY_BUDGET_USD", "5O", "DAILY_BUDGET_USD: '5O' is no limit"),
+        ("MODEL_SELECTION_STRATEGY", "foo", "MODEL_SELECTION_STRATEGY: strategy: 'foo' is unknown"),
+        ("LLM_CALL_DEADLINE_S", "-1", "LLM_CALL_DEADLINE_S: "),
+        ("BUDGET_TIMEZONE", "Mars", "BUDGET_TIMEZONE: 'Mars' is no IANA time zone"),
+        ("LLM_MODEL_KEYWORDS", "typo", "LLM_MODEL_KEYWORDS: 'typo' is not in the model registry"),
+        ("DATABASE_URL", "mysql://x", "DATABASE_URL: mysql is not supported"),
+        ("WORKER_CONCURRENCY", "many", "WORKER_CONCURRENCY: 'many' is no number"),
+    ],
+)
+def test_a_worker_refuses_to_start_on_a_bad_setting(variable: str, value: str, sentence: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "-Q", "maintenance"],
+        env={**os.environ, "REDIS_URL": "redis://127.0.0.1:1/0", variable: value},
+        capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def record(message: str, *arguments: object) -> str:
+    made = logging.LogRecord("celery.worker.consumer.consumer", logging.ERROR, "f", 1, message, arguments, None)
+    made.data = {"id": "j", "args": "marker", "kwargs": "marker"}
+    assert hide_arguments(made)
+    assert "marker" not in str(made.data)
+    return made.getMessage()
+
+
+def test_a_message_that_cannot_be_run_is_named_without_its_body() -> None:
+    told = record(
+        "Received unregistered task of type %s.\nmessage body was: %s %s %s", "'parze'", "marker", {"a": "marker"}, {}
+    )
+    assert "parze" in told
+    assert "marker" not in told
+    assert "marker" not in record("The full contents of the message body was: %s", "marker")
+    assert record("all is well with %s and %s", "this", "that") == "all is well with this and that"

@@ -1,0 +1,50 @@
+"""What a worker checks before it starts, and what its log may say."""
+
+import logging
+import os
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from budget.settings import BudgetSettings
+from db.environment import SettingsError, read_settings
+from db.settings import DatabaseSettings
+from selection.registry import load_registry
+from selection.settings import SelectionSettings
+from selection.strategies import find_strategy
+from worker.settings import WorkerSettings
+
+DIALECTS = ("sqlite", "postgresql")
+
+
+def check_settings() -> None:
+    """Raise a `ValueError` whose message names the first variable that cannot be used, and why."""
+    for settings in (BudgetSettings, DatabaseSettings, SelectionSettings, WorkerSettings):
+        read_settings(settings)
+    try:
+        dialect = make_url(read_settings(DatabaseSettings).url).get_backend_name()
+    except ArgumentError:
+        dialect = "no URL"
+    if dialect not in DIALECTS:
+        raise SettingsError(f"DATABASE_URL: {dialect} is not supported; give sqlite:///file or postgresql://…")
+    try:
+        find_strategy(read_settings(SelectionSettings).model_selection_strategy)
+    except ValueError as error:
+        raise SettingsError(f"MODEL_SELECTION_STRATEGY: {error}") from None
+    registry = load_registry()
+    for name, value in os.environ.items():
+        if name.startswith("LLM_MODEL_") and value and registry.kind_of(value) is None:
+            known = ", ".join(sorted(registry.models))
+            raise SettingsError(f"{name}: {value[:60]!r} is not in the model registry; known models: {known}")
+
+
+def hide_arguments(record: logging.LogRecord) -> bool:
+    """A logging filter: Celery quotes the arguments of messages that it cannot run, and a program that knows only
+    the broker sends whole postings in them."""
+    if "message body" in str(record.msg) and isinstance(record.args, tuple):
+        first = record.args[:1] if len(record.args) > 1 else ()
+        record.args = (*first, *["(hidden)"] * (len(record.args) - len(first)))
+    data = getattr(record, "data", None)
+    if isinstance(data, dict):
+        record.data = {**data, "args": "(hidden)", "kwargs": "(hidden)"}
+    return True
