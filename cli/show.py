@@ -13,6 +13,9 @@ from db.session import read
 from selection.registry import load_registry
 from selection.select import MODEL_KIND
 
+# of the table of models, on a terminal that does not hold all of it; --json has everything
+NARROW_COLUMNS = 5
+
 
 def show_job(job_id: str, *, as_json: bool) -> int:
     """One job with its attempts and result; exit status 1 if there is none. The start of an id is enough."""
@@ -81,15 +84,17 @@ def show_models(*, as_json: bool) -> None:
     if as_json:
         print_json([model.model_dump(mode="json") for model in registry.models.values()])
         return
-    columns = ("model", "provider", "kind", "input $/M", "output $/M", "context", "best for", "also called")
+    columns = ("model", "provider", "input $/M", "output $/M", "context", "kind", "best for", "also called")
     rows = [
         (
-            m.id, m.provider, m.kind, m.price.input, m.price.output, f"{m.context:,}",
-            ", ".join(m.best_for), ", ".join(m.aliases),
+            m.id, m.provider, m.price.input, m.price.output, f"{m.context:,}",
+            m.kind, ", ".join(m.best_for), ", ".join(m.aliases),
         )
         for m in registry.models.values()
     ]  # fmt: skip
-    console.print(output.table("Models", columns, rows, right=("input $/M", "output $/M", "context")))
+    shown = len(columns) if console.width >= output.WIDE else NARROW_COLUMNS
+    rows_shown = [row[:shown] for row in rows]
+    console.print(output.table("Models", columns[:shown], rows_shown, right=columns[2:5]))
 
 
 def show_budget(*, as_json: bool) -> None:

@@ -13,7 +13,9 @@ MOST_NAME_CHARS = 300
 MOST_JSON_CHARS = 1_000_000
 MOST_LEVELS = 50
 MOST_ARTIFACTS = 200
-MOST_TEXTS = 100_000
+# what fits into one result in Redis, whose values end at 512 MB: 20,000 vectors of 3072 dimensions take 330 MB
+MOST_TEXTS = 20_000
+MOST_TEXTS_CHARS = 20_000_000
 
 
 def _sendable(text: str) -> str:
@@ -137,6 +139,12 @@ class EmbedPayload(Payload):
 
     texts: Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)] = Field(description="The texts, in order.")
     use_case: Key = Field("similarity", description="`semantic_analysis` and `complex_matching` use the large model.")
+
+    @model_validator(mode="after")
+    def _not_too_much(self) -> "EmbedPayload":
+        if (size := sum(map(len, self.texts))) > MOST_TEXTS_CHARS:
+            raise ValueError(f"texts: have {size} characters together, at most {MOST_TEXTS_CHARS} are taken")
+        return self
 
 
 P = TypeVar("P", bound=Payload)

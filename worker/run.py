@@ -22,7 +22,7 @@ from db.jobs import LEASE_S
 from db.models import Attempt, AttemptState, Job, JobState, utc_now
 from db.session import read
 from db.writer import group_writer
-from selection.registry import Model, UnknownModel
+from selection.registry import Model, UnknownModel, load_registry
 from selection.select import Selection, select
 from selection.settings import SelectionSettings
 from selection.strategies import UnknownStrategy
@@ -155,8 +155,11 @@ class _Run:
     def finish(self) -> Any:
         """Make the calls that are still to be made; the last one's outcome finishes the job."""
         models = self._models_left()
+        paid = {attempt.part: attempt.model_name for attempt in self.history if attempt.state == AttemptState.SUCCEEDED}
+        if paid:
+            # whatever selection says by now: vectors of two models cannot be mixed
+            models = [load_registry().models[name] for name in list(paid.values())[:1]]
         total = len(self._requests_for(models[0]))
-        paid = {attempt.part for attempt in self.history if attempt.state == AttemptState.SUCCEEDED}
         for part in range(total):
             if part not in paid:
                 self._call_within_budget(part, total, models)

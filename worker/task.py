@@ -49,7 +49,13 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
         job_id = task_id or uuid()
         if options.get("retries"):
             return super().apply_async((), {}, task_id=job_id, **options)
-        job = accept(self.kind, job_id, fields_of(self.kind, args, kwargs), due_in_s=due_in(options))
+        try:
+            job = accept(self.kind, job_id, fields_of(self.kind, args, kwargs), due_in_s=due_in(options))
+        except InvalidJob as error:
+            if "parent_id" not in options:
+                raise
+            # the next step of a chain, published by a worker: the step fails, and not the one before it
+            return self._refuse_step(job_id, str(error))
         options.setdefault("queue", job.queue)
         try:
             return super().apply_async((), {}, task_id=job_id, **options)
@@ -92,6 +98,11 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
             self.retry(countdown=LEASE_S, exc=why)
         # what runs in the caller's own process should get what a message would have brought
         return json.loads(json.dumps(result)) if self.request.is_eager else result
+
+    def _refuse_step(self, job_id: str, sentence: str) -> AsyncResult[Any]:
+        accept_invalid(self.kind, job_id, sentence)
+        self.backend.mark_as_failure(job_id, JobFailed(sentence, "invalid"))
+        return self.AsyncResult(job_id)
 
     def result_of(self, job: Job) -> Any:
         """The result of a job that has succeeded, from SQL."""

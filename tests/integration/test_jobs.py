@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from celery import chain, group
-from celery.exceptions import TaskRevokedError
+from celery.exceptions import QueueNotFound, TaskRevokedError
 from celery.result import AsyncResult
 
 from db.models import JobState, JobVectors
@@ -53,6 +53,21 @@ def test_a_parse_result_goes_into_generate_by_a_celery_chain(quiet: RunningStack
     steps = chain(parse.s(job_description=POSTING), generate.s(artifacts=[], preferences={"tone": "creative"}))
     result = steps.apply_async().get(timeout=40)
     assert result["processing_metadata"]["complexity_score"] == 0.3
+
+
+def test_an_invalid_step_of_a_chain_fails_by_itself(quiet: RunningStack) -> None:
+    last = chain(parse.s(job_description=POSTING), generate.s(artifacts="not a list")).apply_async()
+    with pytest.raises(JobFailed, match="field artifacts"):
+        last.get(timeout=40)
+    assert last.parent is not None
+    assert last.parent.get(timeout=5)["role_title"]
+    assert (quiet.job(last.id).state, quiet.job(last.id).error_code) == (JobState.FAILED, "invalid")
+
+
+def test_an_unknown_queue_is_an_error_and_leaves_no_job_to_be_run(quiet: RunningStack) -> None:
+    with pytest.raises(QueueNotFound):
+        parse.apply_async(kwargs={"job_description": POSTING}, task_id="mistyped", queue="parze")
+    assert quiet.job("mistyped").state == JobState.CANCELLED
 
 
 def test_a_group_gives_its_results_in_order(quiet: RunningStack) -> None:

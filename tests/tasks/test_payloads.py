@@ -157,7 +157,7 @@ def test_a_user_id_is_an_integer_or_a_short_string(payload: type[Payload], given
 
 def test_the_largest_allowed_values_are_taken() -> None:
     check("kind", ParsePayload, {"job_description": "x" * 200_000, "company_name": "x" * 300, "role_title": "x" * 300})
-    check("kind", EmbedPayload, {"texts": ["x"] * 100_000})
+    check("kind", EmbedPayload, {"texts": ["x"] * 20_000})
     check("kind", GeneratePayload, {"job_data": {"raw_job_description": "x" * 200_000}, "artifacts": [{}] * 200})
 
 

@@ -422,7 +422,8 @@ def test_an_answer_that_our_own_code_cannot_read_is_booked_and_the_next_model_is
         with pytest.raises(RunAgain, match="could not be read: KeyError"):
             run(job_id)
     run(job_id)
-    assert [(a.state, a.error_code) for a in attempts()][0] == (AttemptState.FAILED, "unreadable")
+    first = attempts()[0]
+    assert (first.state, first.error_code) == (AttemptState.FAILED, "unreadable")
     assert spent_and_reserved() == (simulator.bill(), 0)
     assert rows_total() == simulator.bill()
 
