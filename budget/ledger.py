@@ -108,7 +108,7 @@ class Ledger:
     ) -> Reservation:
         """Hold `amount` nano-USD in every scope, or raise `BudgetExceeded` for the first that has no room.
 
-        `lease_s` is how long the call may take; after it the sweeper asks SQL what became of the attempt."""
+        After `lease_s` the sweeper asks SQL what became of the attempt."""
         moment = time.time()
         for _ in range(2):
             periods = periods_at(moment, self.settings.budget_timezone)
@@ -158,8 +158,11 @@ class Ledger:
         scopes = global_scopes(periods_at(time.time(), self.settings.budget_timezone), self.settings)
         try:
             held: Any = [self.client.hmget(scope.key, ["spent", "reserved"]) for scope in scopes]
+            warm = self.client.exists(WARM)
         except redis.RedisError as error:
             raise _down(error) from None
+        if not warm:
+            raise LedgerCold("the ledger's counters are not rebuilt from SQL yet; a worker does so within seconds")
         return [
             ScopeUse(scope.name, scope.limit, int(spent or 0), int(reserved or 0), scope.resets_at)
             for scope, (spent, reserved) in zip(scopes, held, strict=True)
@@ -177,7 +180,7 @@ class Ledger:
             except redis.RedisError as error:
                 raise _down(error) from None
         if reply[0] == "cold":
-            raise LedgerCold("the ledger's counters are not rebuilt yet")
+            raise LedgerCold("the ledger's counters are not rebuilt from SQL yet")
         return reply
 
 

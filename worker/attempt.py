@@ -41,8 +41,9 @@ from worker.loop import run_on_loop
 from worker.settings import WorkerSettings
 from worker.tokens import most_input_tokens
 
-# The lease of a reservation outlives the call's deadline by this much.
-SETTLE_WITHIN_S = 60
+# When the sweeper first asks SQL about a reservation. By then it is recorded, or it never will be called; a call
+# that is under way is left alone for as long as its runner lives.
+RESERVATION_LEASE_S = 3 * RECORD_DEADLINE_S
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def run_attempt(plan: Plan, model: Model, request: Request, read: Read, keep: Ke
         job_id=plan.job_id,
         user_id=plan.user_id,
         job_cap=plan.job_cap,
-        lease_s=int(deadline_s) + SETTLE_WITHIN_S,
+        lease_s=RESERVATION_LEASE_S,
     )
     reserved_at = time.monotonic()
     _record(plan, model, reservation, reserved_at)

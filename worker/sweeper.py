@@ -88,27 +88,33 @@ def _is_empty(connection: Any, queue: str) -> bool:
 
 
 def _settle_overdue() -> int:
-    """Reservations whose lease has ended get what SQL knows: nothing recorded means nothing was sent."""
-    settled = 0
-    for attempt_id, scope_keys in ledger().overdue():
+    """Reservations whose lease has ended get what SQL knows: nothing recorded means that nothing was sent."""
+    overdue = dict(ledger().overdue())
+    with read() as session:
+        over = [attempt_id for attempt_id in overdue if not _is_under_way(session, attempt_id)]
+    for attempt_id in over:
         with write() as session:
-            cost = _cost_by_sql(session, attempt_id)
-        if cost is not None:
-            ledger().settle(attempt_id, scope_keys, cost)
-            settled += 1
-    return settled
+            cost = _final_cost(session, attempt_id)
+        ledger().settle(attempt_id, overdue[attempt_id], cost)
+    return len(over)
 
 
-def _cost_by_sql(session: Session, attempt_id: str) -> int | None:
-    """What an attempt whose lease has ended costs, in nano-USD; None while its runner is alive."""
+def _is_under_way(session: Session, attempt_id: str) -> bool:
+    """Whether the runner of a call is alive."""
+    attempt = session.get(Attempt, attempt_id)
+    if attempt is None or attempt.state != AttemptState.CALLING:
+        return False
+    lease = session.get_one(Job, attempt.job_id).lease_until
+    return lease is not None and lease > utc_now()
+
+
+def _final_cost(session: Session, attempt_id: str) -> int:
+    """What an attempt has cost that nobody is making any more, in nano-USD."""
     attempt = session.get(Attempt, attempt_id)
     if attempt is None:
         return 0
     if attempt.state == AttemptState.CALLING:
-        job = session.get_one(Job, attempt.job_id)
-        if job.lease_until is not None and job.lease_until > utc_now():
-            return None
-        jobs.close_abandoned(session, job.id)
+        jobs.close_abandoned(session, attempt.job_id)
         session.flush()
-        job.total_cost_nano = jobs.cost_of(session, job.id)
+        session.get_one(Job, attempt.job_id).total_cost_nano = jobs.cost_of(session, attempt.job_id)
     return attempt.cost_nano

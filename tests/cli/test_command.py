@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.integration.conftest import wait_until
+
 PAYMASTER = [sys.executable, "-m", "cli"]
 pytestmark = [pytest.mark.xdist_group("command"), pytest.mark.timeout(150)]
 
@@ -82,10 +84,12 @@ def test_an_interrupted_demo_stops_everything_it_started(tmp_path: Path, after_s
         [*PAYMASTER, "demo"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=surroundings(tmp_path),
         cwd=tmp_path,
     )  # fmt: skip
-    time.sleep(after_s)
-    demo.send_signal(number)
-    # before its first line of code a process just ends
-    assert demo.wait(40) in (130, -number)
+    try:
+        time.sleep(after_s)
+    finally:
+        demo.send_signal(number)
+        # before its first line of code a process just ends
+        assert demo.wait(60) in (130, -number)
     assert list(tmp_path.iterdir()) == []
     assert processes_of(tmp_path) == []
 
@@ -96,14 +100,12 @@ def test_even_a_killed_demo_leaves_no_process(tmp_path: Path) -> None:
         [*PAYMASTER, "demo", "--keep", str(tmp_path / "kept")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env=surroundings(tmp_path), cwd=tmp_path,
     )  # fmt: skip
-    time.sleep(5)
-    assert len(processes_of(tmp_path / "kept")) >= 3
-    demo.kill()
-    demo.wait(10)
-    deadline = time.monotonic() + 30
-    while left := processes_of(tmp_path / "kept"):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.2)
+    try:
+        wait_until(lambda: len(processes_of(tmp_path / "kept")) >= 3)
+    finally:
+        demo.kill()
+        demo.wait(10)
+    wait_until(lambda: processes_of(tmp_path / "kept") == [])
 
 
 def test_a_stack_that_is_up_takes_jobs_and_shows_them(up: tuple[Path, Any], tmp_path: Path) -> None:
@@ -165,10 +167,7 @@ def test_a_stack_can_be_started_again_where_one_was_killed(tmp_path: Path) -> No
             process.send_signal(number)
             process.wait(40)
             process.stdout.close()
-        deadline = time.monotonic() + 30
-        while processes_of(tmp_path / "home") and time.monotonic() < deadline:
-            time.sleep(0.2)
-    assert processes_of(tmp_path / "home") == []
+        wait_until(lambda: processes_of(tmp_path / "home") == [])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a pseudo-terminal of a given width")

@@ -5,14 +5,15 @@ All tests here share one import of litellm (seconds) and one event loop, hence o
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 from jsonschema import validate  # type: ignore[import-untyped]  # comes with litellm, without types
+
+from worker.loop import run_on_loop
 
 pytestmark = pytest.mark.xdist_group("litellm")
 
@@ -27,11 +28,9 @@ def litellm() -> Any:
 
 
 @pytest.fixture(scope="module")
-def run(litellm: Any) -> Iterator[Callable[[Coroutine[Any, Any, Any]], Any]]:
-    loop = asyncio.new_event_loop()
-    yield loop.run_until_complete
-    loop.run_until_complete(litellm.close_litellm_async_clients())
-    loop.close()
+def run(litellm: Any) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """The workers' loop: litellm's own tasks stay on the first loop that a process runs it on."""
+    return run_on_loop
 
 
 @pytest.fixture
