@@ -99,9 +99,8 @@ class Ledger:
     def __init__(self, client: redis.Redis, settings: BudgetSettings) -> None:
         self.client = client
         self.settings = settings
-        folder = resources.files("budget") / "scripts"
-        self._reserve = client.register_script((folder / "reserve.lua").read_text())
-        self._settle = client.register_script((folder / "settle.lua").read_text())
+        self._reserve = client.register_script(_script("reserve"))
+        self._settle = client.register_script(_script("settle"))
 
     def reserve(
         self, attempt_id: str, amount: int, *, job_id: str, user_id: str | None, job_cap: int | None, lease_s: int
@@ -182,6 +181,11 @@ class Ledger:
         if reply[0] == "cold":
             raise LedgerCold("the ledger's counters are not rebuilt from SQL yet")
         return reply
+
+
+def _script(name: str) -> str:
+    folder = resources.files("budget") / "scripts"
+    return (folder / "checks.lua").read_text() + (folder / f"{name}.lua").read_text()
 
 
 def _limits(scopes: list[Scope]) -> list[int]:

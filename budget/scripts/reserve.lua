@@ -12,43 +12,6 @@
 -- ARGV[6..]  for each scope: its limit in nano-USD (-1: none), its expiry in seconds since 1970
 -- Reply      {"reserved"} | {"settled"} (this reservation is over) | {"cold"} | {"period", now}
 --            | {"over", number of the scope from 1, spent, reserved}
-local MAX = 9007199254740991
-
-local function amount_of(text)
-    local number = tonumber(text)
-    if not number or not string.match(text, '^%d+$') or number > MAX then
-        return nil
-    end
-    return number
-end
-
--- Every key is what it should be, before anything is written: a script that fails half way is not rolled back.
-local function spoilt()
-    for i = 2, #KEYS do
-        local kind = redis.call('TYPE', KEYS[i]).ok
-        if kind ~= 'none' and kind ~= (i == 3 and 'zset' or 'hash') then
-            return KEYS[i]
-        end
-        if i > 3 then
-            for _, held in ipairs(redis.call('HMGET', KEYS[i], 'spent', 'reserved')) do
-                if held and not string.match(held, '^%-?%d+$') then
-                    return KEYS[i]
-                end
-            end
-        end
-    end
-end
-
-local amount = amount_of(ARGV[1])
-if not amount then
-    return redis.error_reply('BADARG amount')
-end
-if spoilt() then
-    return redis.error_reply('WRONGTYPE ' .. spoilt())
-end
-if redis.call('EXISTS', KEYS[1]) == 0 then
-    return {'cold'}
-end
 local state = redis.call('HGET', KEYS[2], 'state')
 if state then
     return {state == 'open' and 'reserved' or 'settled'}
@@ -62,7 +25,7 @@ for i = 4, #KEYS do
     local held = redis.call('HMGET', KEYS[i], 'spent', 'reserved')
     local spent, reserved = tonumber(held[1] or '0'), tonumber(held[2] or '0')
     local limit = tonumber(ARGV[2 * i - 2])
-    local sum = spent + reserved + amount
+    local sum = spent + reserved + tonumber(ARGV[1])
     if (limit >= 0 and sum > limit) or sum > MAX then
         return {'over', tostring(i - 3), held[1] or '0', held[2] or '0'}
     end

@@ -9,35 +9,6 @@
 -- ARGV[1]    actual cost, nano-USD, digits
 -- ARGV[2]    seconds to keep the settled reservation
 -- Reply      {"settled", charged} | {"absent"} | {"cold"}
-local MAX = 9007199254740991
-
--- Every key is what it should be, before anything is written: a script that fails half way is not rolled back.
-local function spoilt()
-    for i = 2, #KEYS do
-        local kind = redis.call('TYPE', KEYS[i]).ok
-        if kind ~= 'none' and kind ~= (i == 3 and 'zset' or 'hash') then
-            return KEYS[i]
-        end
-        if i > 3 then
-            for _, held in ipairs(redis.call('HMGET', KEYS[i], 'spent', 'reserved')) do
-                if held and not string.match(held, '^%-?%d+$') then
-                    return KEYS[i]
-                end
-            end
-        end
-    end
-end
-
-local actual = tonumber(ARGV[1])
-if not actual or not string.match(ARGV[1], '^%d+$') or actual > MAX then
-    return redis.error_reply('BADARG actual')
-end
-if spoilt() then
-    return redis.error_reply('WRONGTYPE ' .. spoilt())
-end
-if redis.call('EXISTS', KEYS[1]) == 0 then
-    return {'cold'}
-end
 local held = redis.call('HMGET', KEYS[2], 'amount', 'state', 'charged')
 if not held[2] then
     return {'absent'}

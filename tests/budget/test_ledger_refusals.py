@@ -126,9 +126,9 @@ def test_what_is_no_exact_amount_is_neither_reserved_nor_settled(
     ledger = make_ledger(**UNLIMITED)
     held = hold(ledger, "a1")
     before = dump(client)
-    with pytest.raises(LedgerDown, match="BADARG amount"):
+    with pytest.raises(LedgerDown, match="BADARG"):
         hold(ledger, "a2", amount)
-    with pytest.raises(LedgerDown, match="BADARG actual"):
+    with pytest.raises(LedgerDown, match="BADARG"):
         ledger.settle("a1", held.scope_keys, amount)
     assert dump(client) == before
 
