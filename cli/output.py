@@ -26,8 +26,8 @@ STYLES = {JobState.SUCCEEDED: "green", JobState.FAILED: "red", JobState.CANCELLE
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output, whatever the terminal is."""
-    print(json.dumps(value, indent=2, default=_plain))
+    """One JSON document on standard output, at once: whoever reads `up --json` waits for it."""
+    print(json.dumps(value, indent=2, default=_plain), flush=True)
 
 
 def _plain(value: Any) -> Any:
