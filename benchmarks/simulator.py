@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=30_000, help="at most, for each route")
     parser.add_argument("--connections", type=int, default=16)
     options = parser.parse_args()
-    command = [sys.executable, "-m", "simulator", "--port", "0"]
+    command = [sys.executable, "-m", "simulator", "--port", "0", "--json"]
     root = Path(__file__).resolve().parent.parent
     server = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
     try:
