@@ -14,10 +14,6 @@ from worker.checks import check_settings, hide_arguments
 app = Celery("paymaster", control="worker.control:Control")
 app.config_from_object("celeryconfig")
 
-# Every SQL statement lets go of the interpreter lock; at Python's 5 ms the one thread that commits for all others
-# would wait that long to get it back, several times per job.
-SWITCH_INTERVAL_S = 0.0005
-
 QUIET = ("celery.app.trace", "celery.worker.strategy", "celery.concurrency", "httpx", "LiteLLM")
 TALKATIVE = ("celery.app.trace", "celery.worker.consumer.consumer", "celery.worker.request")
 
@@ -59,7 +55,6 @@ def _settle_in(sender: Any = None, **_: Any) -> None:
         encodings()
     gc.collect()
     gc.freeze()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 @beat_init.connect
