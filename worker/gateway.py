@@ -178,7 +178,8 @@ def _raise_own(model: Model, error: Exception) -> NoReturn:
     if any(isinstance(cause, (aiohttp.ClientConnectorError, httpx.ConnectTimeout)) for cause in causes):
         sentence = f"no connection to {model.provider} for {model.id}"
         raise CallFailed(ErrorClass.SAME, "no_connection", sentence, billed=False) from None
-    if any(isinstance(cause, UnicodeError) for cause in causes):
+    # encoding, not decoding: an answer in broken UTF-8 has been billed
+    if any(isinstance(cause, UnicodeEncodeError) for cause in causes):
         sentence = f"the request to {model.id} could not be encoded"
         raise CallFailed(ErrorClass.NEVER, "not_sent", sentence, billed=False) from None
     if isinstance(error, _litellm().Timeout):

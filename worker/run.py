@@ -256,7 +256,7 @@ class _Run:
             reason = "budget_downgrade"
         elif model.id != self.selection.candidates[0].id:
             codes = [attempt.error_code for attempt in self.history if attempt.error_code]
-            reason = f"fallback_after_{codes[-1]}"
+            reason = f"fallback_after_{codes[-1]}" if codes else "model_of_earlier_parts"
         return Plan(
             job_id=self.job.id,
             number=len(self.history) + 1,

@@ -145,8 +145,8 @@ def test_counters_outlive_every_reservation_that_could_still_settle_into_them(
     held = hold(make_ledger())
     keeps: Any = client.ttl(reservation_key("a1"))
     assert keeps > 86_400
-    assert all(client.ttl(key) > keeps for key in held.scope_keys)  # type: ignore[operator]
-    assert client.ttl(held.scope_keys[0]) <= held.periods.day_end - time.time() + 4 * 86_400  # type: ignore[operator]
+    assert all(client.ttl(key) > keeps for key in held.scope_keys)
+    assert client.ttl(held.scope_keys[0]) <= held.periods.day_end - time.time() + 4 * 86_400
 
 
 def test_the_lease_decides_when_a_reservation_is_overdue(make_ledger: MakeLedger, client: redis.Redis) -> None:
@@ -208,8 +208,8 @@ def test_a_lost_reply_is_asked_for_once_more_and_counted_once(
     make_ledger: MakeLedger, client: redis.Redis, error: Exception
 ) -> None:
     ledger = make_ledger()
-    ledger._reserve = Lossy(ledger._reserve, 1, error)  # type: ignore[assignment]
-    ledger._settle = Lossy(ledger._settle, 1, error)  # type: ignore[assignment]
+    ledger._reserve = Lossy(ledger._reserve, 1, error)
+    ledger._settle = Lossy(ledger._settle, 1, error)
     held = hold(ledger)
     assert set(counters(client).values()) == {(0, 100)}
     ledger.settle("a1", held.scope_keys, 60)
@@ -220,7 +220,7 @@ def test_a_lost_reply_is_asked_for_once_more_and_counted_once(
 def test_a_ledger_without_an_answer_is_down(make_ledger: MakeLedger, error: Exception) -> None:
     ledger = make_ledger()
     lossy = Lossy(ledger._reserve, 9, error)
-    ledger._reserve = lossy  # type: ignore[assignment]
+    ledger._reserve = lossy
     with pytest.raises(LedgerDown, match=str(error)):
         hold(ledger)
     assert lossy.runs == (1 if isinstance(error, redis.ResponseError) else 2)
@@ -234,7 +234,7 @@ def test_a_server_that_is_gone_is_down_for_every_method() -> None:
     ledger = Ledger(connect(f"redis://127.0.0.1:{free_port()}/0"), BudgetSettings())
     for act in (lambda: hold(ledger), lambda: ledger.settle("a1", ["k"], 1), ledger.overdue, ledger.usage):
         with pytest.raises(LedgerDown):
-            act()  # type: ignore[no-untyped-call]
+            act()
 
 
 def test_the_largest_amount_is_held_exactly(make_ledger: MakeLedger, client: redis.Redis) -> None:

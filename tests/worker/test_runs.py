@@ -9,8 +9,11 @@ from budget.errors import BudgetExceeded, LedgerCold, LedgerDown
 from budget.ledger import ledger
 from budget.scopes import WARM
 from db import jobs
+from db.environment import read_settings
 from db.models import AttemptState, Job, JobState
 from db.session import read, write
+from selection.registry import load_registry
+from selection.settings import SelectionSettings
 from tasks.kinds import Embed, Parse
 from tests.worker.conftest import Simulator
 from tests.worker.lab import (
@@ -27,7 +30,8 @@ from tests.worker.lab import (
     still_mine_then_lose_it,
     submit,
 )
-from worker.errors import JobFailed
+from worker import gateway
+from worker.errors import CallFailed, JobFailed
 from worker.run import NotOurs, RunAgain
 
 pytestmark = pytest.mark.xdist_group("litellm")
@@ -256,3 +260,30 @@ def test_a_job_is_kept_only_while_it_runs(simulator: Simulator, monkeypatch: pyt
     assert heartbeat._running == {}
     with read() as session:
         assert session.get_one(Job, job_id).state == JobState.RUNNING
+
+
+def test_an_answer_in_broken_utf_8_counts_as_billed_and_a_request_that_cannot_be_encoded_does_not() -> None:
+    model = load_registry().models["gpt-4o"]
+    for error, billed in (
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), True),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), False),
+    ):
+        with pytest.raises(CallFailed) as failed:
+            gateway._raise_own(model, error)
+        assert failed.value.billed is billed
+
+
+def test_an_embed_job_stays_on_the_model_of_its_first_part_whatever_the_strategy_says_by_now(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit(Embed(), texts=[f"text {number}" for number in range(2050)])
+    simulator.fault(fault="status", status=503, after=1)
+    with pytest.raises(RunAgain):
+        run(job_id, Embed())
+    simulator.reset()
+    monkeypatch.setenv("MODEL_SELECTION_STRATEGY", "quality_optimized")
+    read_settings(SelectionSettings).model_selection_strategy = "quality_optimized"
+    items = run(job_id, Embed())
+    assert {item["model_used"] for item in items} == {"text-embedding-3-small"}
+    assert len({item["dimensions"] for item in items}) == 1
+    assert [item["text_index"] for item in items] == list(range(2050))

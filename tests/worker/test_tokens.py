@@ -81,7 +81,7 @@ def test_special_and_broken_texts_are_counted_as_plain_text(text: str) -> None:
 
 
 @pytest.mark.parametrize("model", load_registry().models.values(), ids=lambda model: model.id)
-def test_the_bound_is_the_count_with_the_providers_margin(model) -> None:  # type: ignore[no-untyped-def]
+def test_the_bound_is_the_count_with_the_providers_margin(model) -> None:
     provider = load_registry().provider_of(model)
     texts = ["You read job postings.", TEXTS["prose"], '{"a": 1}']
     counted = sum(count_tokens(text, model.tokenizer) for text in texts)
