@@ -277,11 +277,17 @@ def test_an_embed_job_stays_on_the_model_of_its_first_part_whatever_the_strategy
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = submit(Embed(), texts=[f"text {number}" for number in range(2050)])
-    simulator.fault(fault="status", status=503, after=1)
-    with pytest.raises(RunAgain):
-        run(job_id, Embed())
-    simulator.reset()
-    monkeypatch.setenv("MODEL_SELECTION_STRATEGY", "quality_optimized")
+    reserve = ledger().reserve
+
+    def once(*args: Any, **kwargs: Any) -> Any:
+        if attempts():
+            raise LedgerDown("no answer")
+        return reserve(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger(), "reserve", once)
+        with pytest.raises(RunAgain):
+            run(job_id, Embed())
     read_settings(SelectionSettings).model_selection_strategy = "quality_optimized"
     items = run(job_id, Embed())
     assert {item["model_used"] for item in items} == {"text-embedding-3-small"}
