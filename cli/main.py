@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli import budget
 from cli.stack import StackError, use_running_stack
 
 app = typer.Typer(
@@ -79,12 +80,14 @@ def job(job_id: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = Fa
     """Show one job: its attempts, its cost and its result."""
     from cli.show import show_job
 
-    sys.exit(show_job(job_id, as_json=as_json))
+    show_job(job_id, as_json=as_json)
 
 
 @app.command()
 def jobs(
-    state: Annotated[str | None, typer.Option(help="queued, running, waiting, succeeded, failed, cancelled.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="queued, running, waiting, deferred, succeeded, failed, cancelled.")
+    ] = None,
     kind: Annotated[str | None, typer.Option(help="parse, generate or embed.")] = None,
     user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
     api: Annotated[str | None, typer.Option(help="Only this API's.")] = None,
@@ -105,12 +108,8 @@ def models(as_json: Json = False) -> None:
     show_models(as_json=as_json)
 
 
-@app.command()
-def budget(as_json: Json = False) -> None:
-    """Show how the budgets stand."""
-    from cli.show import show_budget
-
-    show_budget(as_json=as_json)
+app.add_typer(budget.app, name="budget")
+app.command()(budget.changes)
 
 
 @app.command()
@@ -146,7 +145,9 @@ def _refusal(error: Exception) -> str | None:
     from kombu.exceptions import OperationalError as BrokerError
     from sqlalchemy.exc import OperationalError as DatabaseError
 
+    from budget.correct import StillCalling
     from budget.errors import LedgerError
+    from budget.limits import LimitError
     from cli.inputs import InputError
     from db.environment import SettingsError
     from selection.registry import RegistryError, UnknownModel
@@ -154,7 +155,7 @@ def _refusal(error: Exception) -> str | None:
     from worker.errors import InvalidJob
 
     ours: tuple[Any, ...] = (StackError, InputError, SettingsError, RegistryError, UnknownModel, UnknownStrategy)
-    if isinstance(error, (*ours, InvalidJob, LedgerError)):
+    if isinstance(error, (*ours, InvalidJob, LedgerError, LimitError, StillCalling)):
         return str(error)
     if isinstance(error, BrokerError):
         return "the broker cannot be reached; is the stack up, and CELERY_BROKER_URL or REDIS_URL right?"

@@ -1,10 +1,10 @@
-"""`paymaster job`, `jobs`, `models` and `budget`."""
+"""`paymaster job`, `jobs` and `models`."""
 
 import json
 
-from budget.ledger import ledger
 from budget.money import format_usd
 from cli import output
+from cli.find import one_job
 from cli.inputs import one_of
 from cli.output import console, print_json
 from db import jobs
@@ -17,15 +17,10 @@ from selection.select import MODEL_KIND
 NARROW_COLUMNS = 5
 
 
-def show_job(job_id: str, *, as_json: bool) -> int:
-    """One job with its attempts and result; exit status 1 if there is none. The start of an id is enough."""
+def show_job(job_id: str, *, as_json: bool) -> None:
+    """One job with its attempts and result. The start of an id is enough."""
     with read() as session:
-        found = jobs.by_prefix(session, job_id)
-        if len(found) != 1:
-            which = "no job" if not found else "more than one job"
-            output.errors.print(f"paymaster: there is {which} whose id begins with {job_id!r}", highlight=False)
-            return 1
-        job = found[0]
+        job = one_job(session, job_id)
         attempts = jobs.attempts_of(session, job.id)
         if as_json:
             print_json(
@@ -35,7 +30,7 @@ def show_job(job_id: str, *, as_json: bool) -> int:
                     "result": result_of(job),
                 }
             )
-            return 0
+            return
         console.print(output.jobs_table([job], f"Job {job.id}"))
         columns = ("#", "model", "reason", "tokens", "reserved", "cost", "time", "state")
         rows = [
@@ -50,7 +45,6 @@ def show_job(job_id: str, *, as_json: bool) -> int:
             console.print(job.error, highlight=False)
         if job.result is not None:
             console.print_json(json.dumps(job.result))
-        return 0
 
 
 def result_of(job: Job) -> object:
@@ -95,12 +89,3 @@ def show_models(*, as_json: bool) -> None:
     shown = len(columns) if console.width >= output.WIDE else NARROW_COLUMNS
     rows_shown = [row[:shown] for row in rows]
     console.print(output.table("Models", columns[:shown], rows_shown, right=columns[2:5]))
-
-
-def show_budget(*, as_json: bool) -> None:
-    """The day and the month."""
-    scopes = ledger().usage()
-    if as_json:
-        print_json([output.scope_row(scope) for scope in scopes])
-    else:
-        console.print(output.budget_table(scopes))

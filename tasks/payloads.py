@@ -91,8 +91,9 @@ class Payload(BaseModel):
     model: ModelName | None = Field(None, description="The model to use, by id or alias.")
     x_llm_model: ModelName | None = Field(None, description="The value of the HTTP header X-LLM-Model.")
     strategy: ModelName | None = Field(None, description="The strategy to use instead of the current one.")
-    on_budget: Literal["downgrade", "reject"] = Field(
-        "downgrade", description="Where a budget has no room: take the next cheaper model that fits, or refuse."
+    on_budget: Literal["downgrade", "reject", "defer"] = Field(
+        "downgrade",
+        description="Where a budget has no room: take the next cheaper model that fits, refuse, or wait for room.",
     )
 
 

@@ -9,9 +9,10 @@ becomes of the reservation:
 | answered and valid                             | `succeeded` | what the usage costs                     |
 | failed, and the provider cannot have billed it | `failed`    | released                                 |
 | failed, billed, usage known                    | `failed`    | what the usage costs                     |
-| failed, billed, usage not known (timeout, cut) | `unknown`   | the whole reservation                    |
-| usage missing or absurd in a good answer       | `succeeded` | the whole reservation                    |
-| the worker dies during the call                | `unknown`   | the whole reservation, by the next run   |
+| failed, billed, usage not known (timeout, cut) | `unknown`   | expired: the whole reservation           |
+| usage missing or absurd in a good answer       | `succeeded` | expired: the whole reservation           |
+| the worker dies during the call                | `unknown`   | expired, by the next run or the sweeper  |
+| taken for dead, but the answer comes after all | its outcome | corrected to what the usage costs        |
 | the ledger is gone when it should settle       | as above    | by the sweeper, from SQL                 |
 """
 
@@ -30,8 +31,8 @@ from budget.money import Usage
 from budget.rebuild import RECORD_DEADLINE_S
 from db import attempts
 from db.environment import read_settings
-from db.jobs import still_mine
-from db.models import AttemptState
+from db.jobs import recount_cost, still_mine
+from db.models import AttemptState, CostBasis
 from db.writer import group_writer
 from selection.registry import Model, load_registry
 from worker.errors import CallFailed, ErrorClass
@@ -74,11 +75,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A paid answer that has been read: the data of it, what it cost in nano-USD, and how long it took."""
+    """A call that has ended: the data of its answer, its usage and cost in nano-USD, how that is known, and how long
+    it took."""
 
     data: Any
     usage: Usage | None
     cost: int
+    basis: CostBasis
     quality: float | None
     milliseconds: int
 
@@ -122,10 +125,14 @@ def run_attempt(plan: Plan, model: Model, request: Request, read: Read, keep: Ke
     except CallFailed as failure:
         _close_failed(plan, reservation, model, failure, called_at)
         raise
-    cost = model.rates.cost(answer.usage) if answer.usage else reservation.amount
-    done = Done(data, answer.usage, cost, quality, _ms_since(called_at))
-    _close(reservation, AttemptState.SUCCEEDED, done, lambda session: keep(session, done))
+    done = Done(data, answer.usage, *_billed(model, answer.usage, reservation), quality, _ms_since(called_at))
+    _close(plan.job_id, reservation, AttemptState.SUCCEEDED, done, lambda session: keep(session, done))
     return done
+
+
+def _billed(model: Model, usage: Usage | None, reservation: Reservation) -> tuple[int, CostBasis]:
+    """What a call that the provider may have billed costs, and how that is known."""
+    return (model.rates.cost(usage), CostBasis.USAGE) if usage else (reservation.amount, CostBasis.RESERVATION)
 
 
 def _read(model: Model, answer: Answer, read: Read) -> tuple[Any, float | None]:
@@ -155,8 +162,8 @@ def _record(plan: Plan, model: Model, reservation: Reservation, reserved_at: flo
         "api": plan.api,
         "strategy": plan.strategy,
         "reason": plan.reason,
-        "budget_day": reservation.periods.day,
-        "budget_month": reservation.periods.month,
+        "budget_day": reservation.day,
+        "budget_month": reservation.month,
         "reserved_nano": reservation.amount,
     }
 
@@ -172,7 +179,7 @@ def _record(plan: Plan, model: Model, reservation: Reservation, reserved_at: flo
         # it may have been committed all the same: the sweeper asks SQL when the reservation's lease ends
         raise NotRecorded(f"the database did not take the attempt: {type(error).__name__}") from error
     if not mine:
-        _settle(reservation, 0)
+        _end(reservation, CostBasis.NOT_BILLED, 0)
         raise LostJob(plan.job_id)
     if time.monotonic() - reserved_at > RECORD_DEADLINE_S:
         # a ledger that was rebuilt meanwhile may not hold this attempt: see budget/rebuild.py
@@ -182,18 +189,15 @@ def _record(plan: Plan, model: Model, reservation: Reservation, reserved_at: flo
 
 
 def _close_failed(plan: Plan, reservation: Reservation, model: Model, failure: CallFailed, called_at: float) -> None:
-    if not failure.billed:
-        state, cost = AttemptState.FAILED, 0
-    elif failure.usage:
-        state, cost = AttemptState.FAILED, model.rates.cost(failure.usage)
-    else:
-        state, cost = AttemptState.UNKNOWN, reservation.amount
-    done = Done(None, failure.usage, cost, None, _ms_since(called_at))
+    cost, basis = _billed(model, failure.usage, reservation) if failure.billed else (0, CostBasis.NOT_BILLED)
+    state = AttemptState.UNKNOWN if basis is CostBasis.RESERVATION else AttemptState.FAILED
+    done = Done(None, failure.usage, cost, basis, None, _ms_since(called_at))
     logger.info("job %s attempt %d: %s", plan.job_id, plan.number, failure.sentence)
-    _close(reservation, state, done, None, failure)
+    _close(plan.job_id, reservation, state, done, None, failure)
 
 
 def _close(
+    job_id: str,
     reservation: Reservation,
     state: AttemptState,
     done: Done,
@@ -206,6 +210,7 @@ def _close(
         "state": state,
         "success": state is AttemptState.SUCCEEDED,
         "cost_nano": done.cost,
+        "cost_basis": done.basis,
         "tokens_used": usage.total,
         "input_tokens": usage.input,
         "output_tokens": usage.output,
@@ -217,25 +222,29 @@ def _close(
     if failure is not None:
         values |= {"error_class": failure.error_class, "error_code": failure.code, "error": failure.sentence}
 
-    def close(session: Session) -> None:
-        if not attempts.close(session, reservation.attempt_id, values):
-            # we were taken for dead: it is charged at its reservation, and the job is another runner's
-            raise LostJob(reservation.attempt_id)
-        if keep is not None:
+    def close(session: Session) -> bool:
+        mine = attempts.close(session, reservation.attempt_id, values)
+        if mine and keep is not None:
             keep(session)
+        if not mine and attempts.close_late(session, reservation.attempt_id, values):
+            recount_cost(session, job_id)
+        return mine
 
-    group_writer().commit(close)
+    mine = group_writer().commit(close)
     if done.cost > reservation.amount:
         logger.warning(
-            "attempt %s cost %d nano-USD, more than the %d reserved",
+            "overrun: attempt %s cost %d nano-USD, more than the %d that were reserved as its worst case",
             reservation.attempt_id, done.cost, reservation.amount,
         )  # fmt: skip
-    _settle(reservation, done.cost)
+    _end(reservation, done.basis, done.cost)
+    if not mine:
+        # we were taken for dead: the cost is right now, but the job is another runner's
+        raise LostJob(job_id)
 
 
-def _settle(reservation: Reservation, cost: int) -> None:
+def _end(reservation: Reservation, basis: CostBasis, cost: int) -> None:
     try:
-        ledger().settle(reservation.attempt_id, reservation.scope_keys, cost)
+        ledger().conclude(reservation.attempt_id, reservation.scope_keys, basis, cost)
     except LedgerError as error:
         # the sweeper settles it from SQL when the reservation's lease ends
         logger.warning("attempt %s is settled later: %s", reservation.attempt_id, error)

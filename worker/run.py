@@ -4,22 +4,23 @@ for another try, or give it up. One claim is one run; a job may take several."""
 import logging
 import random
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from budget.errors import BudgetExceeded, LedgerCold, LedgerError
+from budget.figures import scope_keys_of
 from budget.ledger import ledger
 from budget.money import nano_to_usd
 from budget.rebuild import rebuild_if_cold
-from budget.scopes import keys_of
 from db import jobs
 from db.environment import read_settings
 from db.jobs import LEASE_S
-from db.models import Attempt, AttemptState, Job, JobState, utc_now
+from db.models import Attempt, AttemptState, CostBasis, Job, JobState, utc_now
 from db.session import read
 from db.writer import group_writer
 from selection.registry import Model, UnknownModel, load_registry
@@ -27,7 +28,17 @@ from selection.select import Selection, select
 from selection.settings import SelectionSettings
 from selection.strategies import UnknownStrategy
 from worker.attempt import Done, LostJob, NotRecorded, Plan, run_attempt, worst_case
-from worker.errors import CallFailed, ErrorClass, InvalidJob, JobFailed
+from worker.errors import (
+    CallFailed,
+    Cancelled,
+    Deferred,
+    ErrorClass,
+    InvalidJob,
+    JobFailed,
+    NotOurs,
+    RunAgain,
+    UnknownJob,
+)
 from worker.heartbeat import running
 from worker.kind import JobKind, Request
 from worker.settings import WorkerSettings
@@ -45,33 +56,12 @@ Progress = Callable[[int, int], None]
 T = TypeVar("T")
 
 
-@dataclass(eq=False)
-class RunAgain(Exception):
-    """The job should be tried again in `after_s` seconds; `why` is fit to be shown."""
+def run_job(kind: JobKind, job_id: str, progress: Progress, message: dict[str, Any] | None = None) -> Any:
+    """Run a job until it succeeds and return its result; `progress` is told (done, total) requests. `message` is
+    what to publish for a job that is parked, if that is more than its id.
 
-    after_s: float
-    why: str
-
-    def __str__(self) -> str:
-        return self.why
-
-
-class UnknownJob(JobFailed):
-    """A message named a job that SQL does not have."""
-
-
-class NotOurs(Exception):
-    """Somebody else runs the job: there is nothing to do and nothing to report."""
-
-
-class Cancelled(Exception):
-    """The job was cancelled, and whoever waits for it was told so."""
-
-
-def run_job(kind: JobKind, job_id: str, progress: Progress) -> Any:
-    """Run a job until it succeeds and return its result; `progress` is told (done, total) requests.
-
-    Raises `JobFailed` if it never will succeed, `RunAgain` for another try, `NotOurs` if it is not ours."""
+    Raises `JobFailed` if it never will succeed, `RunAgain` for another try, `Deferred` if it is parked, `NotOurs` if
+    it is not ours."""
     with running(job_id) as runner:
         job = _tell_sql(lambda session: jobs.claim(session, job_id, runner))
         if job is None:
@@ -84,6 +74,10 @@ def run_job(kind: JobKind, job_id: str, progress: Progress) -> Any:
             again = trouble if isinstance(trouble, RunAgain) else RunAgain(OUTAGE_WAIT_S, str(trouble))
             _tell_sql(lambda session: jobs.hand_back(session, job_id, runner, due_in_s=again.after_s))
             raise again from None
+        except Deferred as parked:
+            parking = {"until": parked.until, "needed": parked.needed, "code": "budget", "error": str(parked)}
+            _tell_sql(lambda session: jobs.defer(session, job_id, runner, {**parking, "message": message}))
+            raise
         except (SQLAlchemyError, OSError) as outage:
             # the job cannot be handed back: its lease lapses, and the sweeper publishes it
             raise RunAgain(LEASE_S, f"the database is away: {type(outage).__name__}") from None
@@ -120,7 +114,7 @@ def _give_up(kind: JobKind, job_id: str, runner: str, failure: JobFailed) -> Non
         return abandoned
 
     for attempt in _tell_sql(give_up):
-        settle_from_sql(attempt, capped=kind.capped)
+        settle_from_sql(attempt, kind)
     logger.info("job %s failed: %s", job_id, failure)
 
 
@@ -189,7 +183,7 @@ class _Run:
 
         abandoned, history = group_writer().commit(close)
         for attempt in abandoned:
-            settle_from_sql(attempt, capped=self.kind.capped)
+            settle_from_sql(attempt, self.kind)
         return history
 
     def _models_left(self) -> list[Model]:
@@ -212,23 +206,23 @@ class _Run:
         return left
 
     def _call_within_budget(self, part: int, total: int, models: list[Model]) -> None:
-        """Call the first model; where a budget has no room for it and the job allows, the next cheaper one
-        that fits."""
-        refused: BudgetExceeded | None = None
-        for model in self._affordable_order(part, models):
-            try:
-                return self._call(part, total, model, downgraded=refused is not None)
-            except BudgetExceeded as exceeded:
-                refused = refused or exceeded
-        raise JobFailed(str(refused), "budget")
+        """Call the first model; where a budget has no room for it, do what the job's `on_budget` says."""
+        try:
+            return self._call(part, total, models[0], downgraded=False)
+        except BudgetExceeded as exceeded:
+            refused = exceeded
+        if self.payload.on_budget == "defer" and refused.resets_at is not None and not refused.never_fits:
+            raise Deferred(str(refused), datetime.fromtimestamp(refused.resets_at, UTC), refused.needed)
+        for model in self._cheaper(part, models) if self.payload.on_budget == "downgrade" else ():
+            with suppress(BudgetExceeded):
+                return self._call(part, total, model, downgraded=True)
+        raise JobFailed(str(refused), refused.code)
 
-    def _affordable_order(self, part: int, models: list[Model]) -> Iterator[Model]:
-        yield models[0]
-        if self.payload.on_budget != "downgrade":
-            return
+    def _cheaper(self, part: int, models: list[Model]) -> list[Model]:
+        """The candidates that cost less than the first, dearest first."""
         costs = {model.id: worst_case(model, self._requests_for(model)[part]) for model in models}
         cheaper = [model for model in models if costs[model.id] < costs[models[0].id]]
-        yield from sorted(cheaper, key=lambda model: -costs[model.id])
+        return sorted(cheaper, key=lambda model: -costs[model.id])
 
     def _call(self, part: int, total: int, model: Model, *, downgraded: bool) -> None:
         plan = self._plan(part, model, downgraded=downgraded)
@@ -272,10 +266,10 @@ class _Run:
 
     def _succeed(self, session: Session, plan: Plan, model: Model, kept: Any, done: Done) -> None:
         """Finish the job in the transaction of its last attempt."""
-        tokens, cost = done.usage.total if done.usage else 0, done.cost
-        for attempt in self.history:
-            cost += attempt.cost_nano
-            tokens += attempt.tokens_used if attempt.state == AttemptState.SUCCEEDED else 0
+        tokens = done.usage.total if done.usage else 0
+        tokens += sum(attempt.tokens_used for attempt in self.history if attempt.state == AttemptState.SUCCEEDED)
+        # what SQL says, not what this run has seen: the cost of an earlier attempt may have been corrected meanwhile
+        cost = jobs.cost_of(session, self.job.id)
         self.kept = kept
         self.metadata = {
             "model_used": model.id,
@@ -315,11 +309,10 @@ class _Run:
             self.history = jobs.attempts_of(session, self.job.id)
 
 
-def settle_from_sql(attempt: Attempt, *, capped: bool) -> None:
-    """Settle what SQL knows of an attempt. If the ledger is away, the sweeper comes back to it."""
-    job_id = attempt.job_id if capped else None
-    keys = keys_of(attempt.budget_day, attempt.budget_month, attempt.user_id, job_id)
+def settle_from_sql(attempt: Attempt, kind: JobKind) -> None:
+    """End the reservation of an attempt as SQL knows it. If the ledger is away, the sweeper comes back to it."""
+    basis = attempt.cost_basis or CostBasis.RESERVATION
     try:
-        ledger().settle(attempt.id, keys, attempt.cost_nano)
+        ledger().conclude(attempt.id, scope_keys_of(attempt, kind.name), basis, attempt.cost_nano)
     except LedgerError as error:
         logger.warning("attempt %s is settled later: %s", attempt.id, error)

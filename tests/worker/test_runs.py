@@ -75,12 +75,12 @@ def test_a_settle_that_is_lost_is_made_up_by_the_sweeper(
         raise trouble("lost")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger(), "settle", lost)
+        patch.setattr(ledger(), "_end", lost)
         run(submit())
     spent, reserved = spent_and_reserved()
     assert (spent, reserved > 0) == (0, True)
     end_all_leases()
-    assert sweeper._settle_overdue() == 1
+    assert sweeper._end_overdue() == 1
     assert spent_and_reserved() == (simulator.bill(), 0)
 
 
@@ -96,7 +96,7 @@ def test_a_reservation_without_a_record_is_released_by_the_sweeper(
     assert simulator.requests() == 0
     assert spent_and_reserved()[1] > 0
     end_all_leases()
-    sweeper._settle_overdue()
+    sweeper._end_overdue()
     assert spent_and_reserved() == (0, 0)
 
 
