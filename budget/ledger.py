@@ -132,7 +132,7 @@ class Ledger:
         return self._end("expire", attempt_id, scope_keys, None)
 
     def correct(self, attempt_id: str, scope_keys: Sequence[str], actual: int) -> str:
-        """Charge `actual` nano-USD instead of what an ended reservation was charged; `open` if it has not ended."""
+        """Charge `actual` nano-USD instead of what the reservation holds or was charged."""
         return self._end("correct", attempt_id, scope_keys, actual)
 
     def conclude(self, attempt_id: str, scope_keys: Sequence[str], basis: CostBasis, cost: int) -> str:
@@ -160,7 +160,7 @@ class Ledger:
         return self._run(self._extend, [WARM, reservation_key(attempt_id), OPEN], [lease_s])[0]
 
     def overdue(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Reservations whose lease has ended, longest ago first: (attempt id, scope keys). At most 500 at a time."""
+        """Reservations that SQL should be asked about, longest due first: (attempt id, scope keys). At most 500."""
         try:
             now = self.client.time()[0]
             keys: Any = self.client.zrange(OPEN, "-inf", now, byscore=True, offset=0, num=MOST_OVERDUE)

@@ -34,14 +34,15 @@ def show(
 
     settings = ledger().settings
     job_id, cap = "", None
-    with read() as session:
-        if job:
+    if job:
+        with read() as session:
             found = one_job(session, job)
             job_id, user = found.id, user or found.user_id
             # before its first call a job has no strategy yet, and no cap
             cap = next((find_strategy(a.strategy).job_cap for a in reversed(attempts_of(session, job_id))), None)
-        odd = oddities(session, periods_at(time.time(), settings.budget_timezone).month)
     uses = ledger().usage(user_id=user, job_id=job_id, job_cap=cap)
+    with read() as session:
+        odd = oddities(session, periods_at(time.time(), settings.budget_timezone).month)
     if as_json:
         output.print_json({"budgets": [output.scope_row(use) for use in uses], **output.oddities_row(odd)})
         return
@@ -121,7 +122,7 @@ def unknown(
         return
     rows = [(a.id, a.job_id[:8], a.model_name, format_usd(a.cost_nano), f"{a.created_at:%m-%d %H:%M}") for a in found]
     columns = ("attempt", "job", "model", "charged", "started, UTC")
-    output.console.print(output.table(f"{len(found)} attempts of unknown cost", columns, rows, right=("charged",)))
+    output.console.print(output.table("Attempts of unknown cost, newest first", columns, rows, right=("charged",)))
     if found:
         output.console.print("`paymaster budget correct ATTEMPT USD` charges what the provider's bill says instead.")
 
@@ -134,6 +135,7 @@ def correct(
 ) -> None:
     """Put right what an attempt cost, where the provider's own bill says it."""
     from budget.correct import correct as correct_cost
+    from budget.errors import LedgerError
     from budget.money import MoneyError, format_usd, usd_to_nano
     from cli import output
     from cli.find import one_attempt
@@ -146,7 +148,10 @@ def correct(
         cost = usd_to_nano(usd)
     except MoneyError as error:
         raise InputError(f"usd: {error}") from None
-    counted = correct_cost(attempt_id, cost, whoami())
+    try:
+        counted = correct_cost(attempt_id, cost, whoami())
+    except LedgerError as error:
+        raise InputError(f"noted in the database, but {error}; give the same command again") from None
     if as_json:
         output.print_json({"attempt": attempt_id, "cost_usd": cost / 10**9, "counted": counted})
         return
@@ -180,7 +185,7 @@ def changes(
         for c in found
     ]
     columns = ("when, UTC", "who", "what", "of", "from", "to")
-    output.console.print(output.table(f"{len(found)} changes, newest first", columns, shown))
+    output.console.print(output.table("Changes, newest first", columns, shown))
 
 
 def whoami() -> str:

@@ -128,12 +128,12 @@ def scope_row(scope: ScopeUse) -> dict[str, Any]:
 
 
 def budget_table(scopes: Iterable[ScopeUse], settings: BudgetSettings) -> Table:
-    """How the budgets stand, with a bar per scope; when they reset is told in the budget's own zone."""
+    """How the budgets stand, with a bar per scope; they reset as these days begin in the budget's own zone."""
     zone = settings.budget_timezone
     rows = []
     for scope in scopes:
         left = "-" if scope.left is None else cents(scope.left)
-        resets = f"{datetime.fromtimestamp(scope.resets_at, zone):%b %d %H:%M}" if scope.resets_at else "never"
+        resets = f"{datetime.fromtimestamp(scope.resets_at, zone):%b %d}" if scope.resets_at else "never"
         used = _bar(scope, settings.cost_alert_threshold)
         rows.append((scope.name, used, limit_text(scope), cents(scope.spent), cents(scope.reserved), left, resets))
     columns = ("budget", "used", "limit", "spent", "reserved", "left", "resets")
@@ -160,11 +160,11 @@ def oddities_lines(odd: tuple[int, int, int, int]) -> list[str]:
     lines = []
     if unknown:
         lines.append(
-            f"{unknown} attempts of this month are charged at their reservations, {format_usd(charged)} in all, since "
-            "nobody knows what they cost: `paymaster budget unknown`"
+            f"Charged at the reservation this month, since nobody knows the cost: {unknown} of all attempts, "
+            f"{format_usd(charged)}. `paymaster budget unknown` lists them."
         )
     if over:
-        lines.append(f"{over} attempts of this month cost more than was reserved for them, {format_usd(excess)} in all")
+        lines.append(f"Overruns this month (calls above their worst case): {over}, {format_usd(excess)}.")
     return lines
 
 
@@ -173,7 +173,7 @@ def cents(nano: int) -> str:
     return f"${nano_to_usd(nano):,.4f}"
 
 
-def _bar(scope: ScopeUse, threshold: Decimal, width: int = 10) -> str:
+def _bar(scope: ScopeUse, threshold: Decimal, width: int = 8) -> str:
     if scope.limit is None:
         return "-"
     share = (scope.spent + scope.reserved) / scope.limit if scope.limit else 1.0

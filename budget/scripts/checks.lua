@@ -4,7 +4,8 @@
 -- KEYS[1]    the marker, a hash {server, zone, version, daily, monthly, user}: absent means that the counters cannot
 --            be trusted (empty or restarted Redis); the last three are limits that were set while running
 -- KEYS[2]    the reservation, a hash {amount, state, charged, scopes}
--- KEYS[3]    open reservations, a sorted set (score: end of the lease, seconds since 1970)
+-- KEYS[3]    reservations whose outcome may still come, a sorted set (score: when to ask SQL about it, seconds since
+--            1970): open ones at the end of their lease, expired ones every hour for as long as they are kept
 -- KEYS[4..]  the scopes, hashes {spent, reserved}
 -- Reply      {"cold"}, or an error
 local MAX = 9007199254740991 -- 2^53 - 1: the largest integer that Lua holds exactly

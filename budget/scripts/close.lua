@@ -1,5 +1,15 @@
 -- Goes between checks.lua and the scripts that end a reservation: settle, release, expire, correct.
 -- ARGV[2] seconds to keep the reservation, so that it answers replays and can be corrected.
+local LOOK_AGAIN_S = 3600
+
+-- What has expired may be corrected in SQL without us being told: the sweeper asks there once in a while.
+local function look_again(state)
+    if state == 'expired' then
+        redis.call('ZADD', KEYS[3], tonumber(redis.call('TIME')[1]) + LOOK_AGAIN_S, KEYS[2])
+    else
+        redis.call('ZREM', KEYS[3], KEYS[2])
+    end
+end
 
 -- The reservation ends as `state` and costs `charge`, whatever it held or had been charged before. A scope that
 -- is gone by now is left alone: its period is long over, or it was rebuilt without this reservation.
@@ -9,12 +19,12 @@ local function close(state, charge)
     local paying = {}
     for i = 4, #KEYS do
         if string.find('\n' .. held[4] .. '\n', '\n' .. KEYS[i] .. '\n', 1, true) then
-            local spent, reserved = counters[i][1], counters[i][2]
-            paying[#paying + 1] = (spent or reserved) and KEYS[i]
-            if (was_open and reserved and tonumber(reserved) < tonumber(held[1]))
-                or tonumber(spent or '0') + change < 0 then
+            local exists = counters[i][1] or counters[i][2]
+            local spent, reserved = tonumber(counters[i][1] or '0'), tonumber(counters[i][2] or '0')
+            if exists and (spent + change < 0 or was_open and reserved < tonumber(held[1])) then
                 return spoilt(KEYS[i])
             end
+            paying[#paying + 1] = exists and KEYS[i]
         end
     end
     local _, newlines = string.gsub(held[4], '\n', '')
@@ -31,15 +41,14 @@ local function close(state, charge)
     end
     redis.call('HSET', KEYS[2], 'state', state, 'charged', charge)
     redis.call('EXPIRE', KEYS[2], ARGV[2])
-    redis.call('ZREM', KEYS[3], KEYS[2])
+    look_again(state)
     return {state, charge}
 end
 
--- Over already, but the rebuild could not know that nobody need ask SQL about it any more.
-if lease and held[2] and held[2] ~= 'open' then
-    redis.call('ZREM', KEYS[3], KEYS[2])
-end
 -- The counters were rebuilt from SQL after this call's outcome had been written there, so they hold it already.
 if not held[2] then
     return {'absent'}
+end
+if lease and held[2] ~= 'open' then
+    look_again(held[2])
 end
