@@ -19,7 +19,7 @@ from budget.connection import connect, down
 from budget.errors import BudgetExceeded, LedgerCold, LedgerDown
 from budget.money import MAX_NANO
 from budget.periods import periods_at
-from budget.scopes import KEEP_AFTER_PERIOD_S, OPEN, WARM, Scope, reservation_key, scopes_of
+from budget.scopes import KEEP_AFTER_PERIOD_S, KEEP_JOB_S, OPEN, WARM, Scope, job_key, reservation_key, scopes_of
 from budget.settings import BudgetSettings
 from db.environment import read_settings
 from db.models import CostBasis
@@ -197,6 +197,18 @@ class Ledger:
             )
             for scope, (spent, reserved) in zip(scopes, held, strict=True)
         ]  # fmt: skip
+
+    def restore_job(self, job_id: str, spent: int) -> None:
+        """Let a job that is over spend again, and not forget what it has spent (nano-USD): its counter may be gone."""
+        periods = periods_at(time.time(), self.settings.budget_timezone)
+        key = job_key(job_id)
+        try:
+            with self.client.pipeline() as pipe:
+                pipe.hset(key, mapping={"spent": spent, "reserved": 0})
+                pipe.expireat(key, periods.day_end + KEEP_JOB_S)
+                pipe.execute()
+        except redis.RedisError as error:
+            raise down(error) from None
 
     def take_limits(self, limits: Mapping[str, int], version: int) -> None:
         """Let these limits hold from the next admission, by name of scope in nano-USD, and the settings' for all

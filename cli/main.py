@@ -17,6 +17,9 @@ app = typer.Typer(
     help="LLM jobs as ordinary Celery tasks, with budgets that cannot be overrun.",
 )
 
+jobs_app = typer.Typer(help="List the latest jobs.")
+app.add_typer(jobs_app, name="jobs")
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -83,8 +86,9 @@ def job(job_id: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = Fa
     show_job(job_id, as_json=as_json)
 
 
-@app.command()
+@jobs_app.callback(invoke_without_command=True)
 def jobs(
+    context: typer.Context,
     state: Annotated[
         str | None, typer.Option(help="queued, running, waiting, deferred, succeeded, failed, cancelled.")
     ] = None,
@@ -95,9 +99,19 @@ def jobs(
     as_json: Json = False,
 ) -> None:
     """List the latest jobs."""
+    if context.invoked_subcommand is not None:
+        return
     from cli.show import show_jobs
 
     show_jobs(state=state, kind=kind, user_id=user, api=api, limit=limit, as_json=as_json)
+
+
+@jobs_app.command()
+def retry(job_id: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = False) -> None:
+    """Let a failed or cancelled job run once more; its attempts and its cost stay."""
+    from cli.show import retry_job
+
+    retry_job(job_id, as_json=as_json)
 
 
 @app.command()
@@ -152,10 +166,11 @@ def _refusal(error: Exception) -> str | None:
     from db.environment import SettingsError
     from selection.registry import RegistryError, UnknownModel
     from selection.strategies import UnknownStrategy
+    from worker.again import NotOver
     from worker.errors import InvalidJob
 
     ours: tuple[Any, ...] = (StackError, InputError, SettingsError, RegistryError, UnknownModel, UnknownStrategy)
-    if isinstance(error, (*ours, InvalidJob, LedgerError, LimitError, StillCalling)):
+    if isinstance(error, (*ours, InvalidJob, LedgerError, LimitError, NotOver, StillCalling)):
         return str(error)
     if isinstance(error, BrokerError):
         return "the broker cannot be reached; is the stack up, and CELERY_BROKER_URL or REDIS_URL right?"

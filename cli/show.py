@@ -47,6 +47,21 @@ def show_job(job_id: str, *, as_json: bool) -> None:
             console.print_json(json.dumps(job.result))
 
 
+def retry_job(job_id: str, *, as_json: bool) -> None:
+    """Let a job that is over run once more."""
+    from cli.budget import whoami
+    from worker.again import run_again
+    from worker.app import app
+
+    with read() as session:
+        job_id = one_job(session, job_id).id
+    run_again(app, job_id, whoami())
+    if as_json:
+        print_json({"id": job_id, "state": "queued"})
+    else:
+        console.print(f"Job {job_id} is queued again.", highlight=False)
+
+
 def result_of(job: Job) -> object:
     """The result as `AsyncResult.get()` gives it, None if there is none yet."""
     if job.state != JobState.SUCCEEDED:

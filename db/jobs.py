@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Table, bindparam, func, or_, select, update
+from sqlalchemy import CursorResult, Table, bindparam, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.attempts import RUNNER_LOST
@@ -16,6 +16,8 @@ LEASE_S = 15
 CLAIM_WITHIN_S = 20
 
 WAITING_STATES = (JobState.QUEUED, JobState.WAITING, JobState.DEFERRED)
+# what can be started again
+OVER = (JobState.FAILED, JobState.CANCELLED)
 OPEN_STATES = (*WAITING_STATES, JobState.RUNNING)
 
 
@@ -44,8 +46,10 @@ _CLAIM = (
         lease_until=bindparam("lease"),
         started_at=func.coalesce(_JOB.started_at, bindparam("now")),
         runs=_JOB.runs + 1,
+        # whoever had it did not hand it back
+        lost_runs=_JOB.lost_runs + case((_JOB.runner.is_(None), 0), else_=1),
     )
-    .returning(_JOB.id, _JOB.payload, _JOB.user_id, _JOB.api, _JOB.started_at, _JOB.runs)
+    .returning(_JOB.id, _JOB.payload, _JOB.user_id, _JOB.api, _JOB.started_at, _JOB.runs, _JOB.lost_runs, _JOB.forgiven)
 )
 _STILL_MINE = update(_TABLE).where(_THIS_JOB, _MINE).values(lease_until=bindparam("lease"))
 _HAND_BACK = (
@@ -105,7 +109,8 @@ def _count(session: Session, statement: Any, values: dict[str, Any]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that is ours to run. `runs` counts the claims so far, this one included."""
+    """A job that is ours to run. `runs` counts the claims so far, this one included, `lost_runs` those whose runner
+    gave no more sign of life; attempts up to number `forgiven` count no more."""
 
     id: str
     payload: dict[str, Any]
@@ -113,6 +118,8 @@ class Claim:
     api: str | None
     started_at: datetime
     runs: int
+    lost_runs: int
+    forgiven: int
 
 
 def claim(session: Session, job_id: str, runner: str) -> Claim | None:
@@ -151,9 +158,15 @@ def defer(session: Session, job_id: str, runner: str, values: dict[str, Any]) ->
 
 
 def succeed(session: Session, job_id: str, values: dict[str, Any]) -> None:
-    """The job is done. `values` holds `result`, `model_metadata`, `model_selection_strategy` and
-    `total_cost_nano`, which is the cost of all its attempts."""
+    """The job is done. `values` holds `result`, `model_metadata` and `model_selection_strategy`; its cost is that of
+    all its attempts as they stand by now."""
+    cost = cost_of(session, job_id)
+    values = {**values, "total_cost_nano": cost, "model_metadata": _with_cost(values["model_metadata"], cost)}
     session.execute(_SUCCEED, {"job_id": job_id, "now": utc_now(), **{f"new_{k}": v for k, v in values.items()}})
+
+
+def _with_cost(metadata: dict[str, Any], cost: int) -> dict[str, Any]:
+    return {**metadata, "cost_usd": cost / 10**9}
 
 
 def fail(session: Session, job_id: str, runner: str, code: str, sentence: str) -> None:
@@ -178,7 +191,7 @@ def recount_cost(session: Session, job_id: str) -> None:
     job = session.get_one(Job, job_id)
     job.total_cost_nano = cost_of(session, job_id)
     if job.model_metadata:
-        job.model_metadata = {**job.model_metadata, "cost_usd": job.total_cost_nano / 10**9}
+        job.model_metadata = _with_cost(job.model_metadata, job.total_cost_nano)
 
 
 def attempts_of(session: Session, job_id: str) -> Sequence[Attempt]:
@@ -229,6 +242,22 @@ def close_abandoned(session: Session, job_id: str) -> Sequence[Attempt]:
         attempt.error = "the worker was lost during the call; charged at the reservation"
         attempt.settled_at = utc_now()
     return left
+
+
+def by_idempotency_key(session: Session, key: str) -> Job | None:
+    """The job that was submitted under this key."""
+    return session.scalars(select(Job).where(Job.idempotency_key == key)).one_or_none()
+
+
+def start_again(session: Session, job_id: str) -> bool:
+    """Let a job that has failed or was cancelled run once more, with its history; False if it is in another state."""
+    job = session.get(Job, job_id)
+    if job is None or job.state not in OVER:
+        return False
+    job.state, job.error, job.error_code, job.finished_at, job.lost_runs = JobState.QUEUED, None, None, None, 0
+    job.due_at = utc_now() + timedelta(seconds=CLAIM_WITHIN_S)
+    job.forgiven = session.scalar(select(func.max(Attempt.number)).where(Attempt.job_id == job_id)) or 0
+    return True
 
 
 def by_prefix(session: Session, start: str) -> Sequence[Job]:

@@ -116,7 +116,13 @@ class Job(Base):
     started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
+    # how often it was claimed, and how often its runner gave no more sign of life
     runs: Mapped[int] = mapped_column(Integer, default=0)
+    lost_runs: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    # attempts up to this number are history: the job was started again by hand
+    forgiven: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    # the submitter's own name of the job: the same one brings the same job
+    idempotency_key: Mapped[str | None] = mapped_column(String(128))
 
     # Of a deferred job: what its next call may cost, and the message that goes on with its chain, if it has one.
     needed_nano: Mapped[int | None] = mapped_column(BigInteger)
@@ -129,6 +135,7 @@ class Job(Base):
     due_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
     __table_args__ = (
+        Index("uq_jobs_idempotency_key", "idempotency_key", unique=True),
         Index("ix_jobs_state_due", "state", "due_at"),
         Index("ix_jobs_runner", "runner"),
         Index("ix_jobs_created", "created_at"),
@@ -199,8 +206,8 @@ class JobVectors(Base):
 
 
 class Change(Base):
-    """What somebody changed by hand while the system ran: `what` is `limit`, `strategy` or `cost`, `subject` the
-    scope, nothing, or the attempt. The latest row of a limit or strategy is the value that holds."""
+    """What somebody changed by hand while the system ran: `what` is `limit`, `strategy`, `cost` or `retry`, `subject`
+    the scope, nothing, the attempt or the job. The latest row of a limit or strategy is the value that holds."""
 
     __tablename__ = "changes"
 

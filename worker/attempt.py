@@ -13,6 +13,7 @@ becomes of the reservation:
 | usage missing or absurd in a good answer       | `succeeded` | expired: the whole reservation           |
 | the worker dies during the call                | `unknown`   | expired, by the next run or the sweeper  |
 | taken for dead, but the answer comes after all | its outcome | corrected to what the usage costs        |
+| SQL is away when the call ends                 | its outcome | as above, once SQL is back: see spool.py |
 | the ledger is gone when it should settle       | as above    | by the sweeper, from SQL                 |
 """
 
@@ -20,9 +21,13 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from budget.errors import LedgerError
@@ -31,20 +36,27 @@ from budget.money import Usage
 from budget.rebuild import RECORD_DEADLINE_S
 from db import attempts
 from db.environment import read_settings
-from db.jobs import recount_cost, still_mine
+from db.jobs import still_mine
 from db.models import AttemptState, CostBasis
 from db.writer import group_writer
 from selection.registry import Model, load_registry
+from worker import spool
 from worker.errors import CallFailed, ErrorClass
 from worker.gateway import call
-from worker.kind import Answer, AnswerInvalid, ChatRequest, Request
+from worker.kind import Answer, AnswerInvalid, ChatRequest, JobKind, Request
 from worker.loop import run_on_loop
+from worker.outcome import Outcome
 from worker.settings import WorkerSettings
+from worker.shutdown import overtime
 from worker.tokens import most_input_tokens
 
 # When the sweeper first asks SQL about a reservation. By then it is recorded, or it never will be called; a call
 # that is under way is left alone for as long as its runner lives.
 RESERVATION_LEASE_S = 3 * RECORD_DEADLINE_S
+
+# what SQLAlchemy raises while a database is away, full or too busy
+OUTAGES = (OperationalError, InterfaceError, PoolTimeout)
+OUTAGE_PAUSE_S = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +76,7 @@ class Plan:
     job_id: str
     number: int
     part: int
-    task_type: str
+    kind: JobKind
     user_id: str | None
     api: str | None
     strategy: str
@@ -87,7 +99,8 @@ class Done:
 
 
 Read = Callable[[Answer], tuple[Any, float | None]]
-Keep = Callable[[Session, Done], None]
+# what finishes the job after this answer, None while calls are left
+Finish = Callable[[Done], dict[str, Any] | None]
 
 
 def worst_case(model: Model, request: Request) -> int:
@@ -102,9 +115,9 @@ def _texts(request: Request) -> list[str]:
     return request.texts
 
 
-def run_attempt(plan: Plan, model: Model, request: Request, read: Read, keep: Keep) -> Done:
-    """Make one call and pay for it. `read` turns the answer into data; `keep` writes them, in the transaction
-    that records the outcome.
+def run_attempt(plan: Plan, model: Model, request: Request, read: Read, finish: Finish) -> None:
+    """Make one call and pay for it. `read` turns the answer into data, which are written in the transaction that
+    records the outcome.
 
     Raises `BudgetExceeded`, `LedgerError`, `NotRecorded` or `LostJob` before any call, `CallFailed` after."""
     deadline_s = read_settings(WorkerSettings).llm_call_deadline_s
@@ -125,9 +138,13 @@ def run_attempt(plan: Plan, model: Model, request: Request, read: Read, keep: Ke
     except CallFailed as failure:
         _close_failed(plan, reservation, model, failure, called_at)
         raise
+    except CancelledError:
+        sentence = "the worker was stopped during the call; charged at the reservation"
+        stopped = CallFailed(ErrorClass.SAME, "shutdown", sentence, billed=True)
+        _close_failed(plan, reservation, model, stopped, called_at)
+        raise stopped from None
     done = Done(data, answer.usage, *_billed(model, answer.usage, reservation), quality, _ms_since(called_at))
-    _close(plan.job_id, reservation, AttemptState.SUCCEEDED, done, lambda session: keep(session, done))
-    return done
+    _close(plan, reservation, AttemptState.SUCCEEDED, done, finish=finish(done))
 
 
 def _billed(model: Model, usage: Usage | None, reservation: Reservation) -> tuple[int, CostBasis]:
@@ -157,7 +174,7 @@ def _record(plan: Plan, model: Model, reservation: Reservation, reserved_at: flo
         "part": plan.part,
         "model_name": model.id,
         "provider": model.provider,
-        "task_type": plan.task_type,
+        "task_type": plan.kind.name,
         "user_id": plan.user_id,
         "api": plan.api,
         "strategy": plan.strategy,
@@ -193,16 +210,16 @@ def _close_failed(plan: Plan, reservation: Reservation, model: Model, failure: C
     state = AttemptState.UNKNOWN if basis is CostBasis.RESERVATION else AttemptState.FAILED
     done = Done(None, failure.usage, cost, basis, None, _ms_since(called_at))
     logger.info("job %s attempt %d: %s", plan.job_id, plan.number, failure.sentence)
-    _close(plan.job_id, reservation, state, done, None, failure)
+    _close(plan, reservation, state, done, failure=failure)
 
 
 def _close(
-    job_id: str,
+    plan: Plan,
     reservation: Reservation,
     state: AttemptState,
     done: Done,
-    keep: Callable[[Session], None] | None,
     failure: CallFailed | None = None,
+    finish: dict[str, Any] | None = None,
 ) -> None:
     """Write the outcome to SQL, then settle. Once it is in SQL nothing is lost if the ledger is gone."""
     usage = done.usage or Usage(0)
@@ -222,15 +239,17 @@ def _close(
     if failure is not None:
         values |= {"error_class": failure.error_class, "error_code": failure.code, "error": failure.sentence}
 
-    def close(session: Session) -> bool:
-        mine = attempts.close(session, reservation.attempt_id, values)
-        if mine and keep is not None:
-            keep(session)
-        if not mine and attempts.close_late(session, reservation.attempt_id, values):
-            recount_cost(session, job_id)
-        return mine
-
-    mine = group_writer().commit(close)
+    outcome = Outcome(
+        reservation.attempt_id,
+        plan.job_id,
+        plan.kind.name,
+        plan.part,
+        reservation.scope_keys,
+        values,
+        done.data,
+        finish,
+    )
+    mine = _write_down(outcome, plan.kind)
     if done.cost > reservation.amount:
         logger.warning(
             "overrun: attempt %s cost %d nano-USD, more than the %d that were reserved as its worst case",
@@ -239,7 +258,30 @@ def _close(
     _end(reservation, done.basis, done.cost)
     if not mine:
         # we were taken for dead: the cost is right now, but the job is another runner's
-        raise LostJob(job_id)
+        raise LostJob(plan.job_id)
+
+
+def _write_down(outcome: Outcome, kind: JobKind) -> bool:
+    """Write the outcome to SQL. While SQL is away, it is kept on disk and this thread waits: no new call starts
+    without SQL, and the job stays ours."""
+
+    def write(session: Session) -> bool:
+        return outcome.write(session, kind)
+
+    try:
+        return group_writer().commit(write)
+    except OUTAGES as outage:
+        logger.error("attempt %s waits for the database on disk: %s", outcome.attempt_id, type(outage).__name__)
+    with ExitStack() as kept:
+        try:
+            kept.enter_context(spool.keep(outcome))
+        except OSError as full:
+            logger.error("attempt %s waits in memory only: the spool gave %s", outcome.attempt_id, full.strerror)
+        while not overtime.wait(OUTAGE_PAUSE_S):
+            with suppress(*OUTAGES):
+                return group_writer().commit(write)
+        # the worker is stopped; the next one finds it
+        return group_writer().commit(write)
 
 
 def _end(reservation: Reservation, basis: CostBasis, cost: int) -> None:

@@ -15,7 +15,6 @@ from sqlalchemy.orm import Session
 from budget.errors import BudgetExceeded, LedgerCold, LedgerError
 from budget.figures import scope_keys_of
 from budget.ledger import ledger
-from budget.money import nano_to_usd
 from budget.rebuild import rebuild_if_cold
 from db import jobs
 from db.environment import read_settings
@@ -42,11 +41,13 @@ from worker.errors import (
 from worker.heartbeat import running
 from worker.kind import JobKind, Request
 from worker.settings import WorkerSettings
+from worker.shutdown import stopping
 
 TRIES_PER_MODEL = 2
-NOT_THE_MODELS_FAULT = ("late_record", "runner_lost")
+NOT_THE_MODELS_FAULT = ("late_record", "runner_lost", "shutdown")
 FIRST_BACKOFF_S = 0.5
 LONGEST_WAIT_S = 20.0
+SHUTDOWN = "the worker is shutting down"
 # while the ledger or the database is away
 OUTAGE_WAIT_S = 3.0
 
@@ -62,11 +63,14 @@ def run_job(kind: JobKind, job_id: str, progress: Progress, message: dict[str, A
 
     Raises `JobFailed` if it never will succeed, `RunAgain` for another try, `Deferred` if it is parked, `NotOurs` if
     it is not ours."""
+    if stopping.is_set():
+        raise RunAgain(0, SHUTDOWN)
     with running(job_id) as runner:
         job = _tell_sql(lambda session: jobs.claim(session, job_id, runner))
         if job is None:
             return _outcome_of(kind, job_id)
         try:
+            _refuse_poison(job)
             return _Run(kind, job, runner, progress).finish()
         except LostJob:
             raise NotOurs from None
@@ -85,6 +89,12 @@ def run_job(kind: JobKind, job_id: str, progress: Progress, message: dict[str, A
             failure = _as_failure(error)
             _give_up(kind, job_id, runner, failure)
             raise failure from None
+
+
+def _refuse_poison(job: jobs.Claim) -> None:
+    """Whatever it is that ends the worker of this job again and again: it has had its chances."""
+    if job.lost_runs >= read_settings(WorkerSettings).llm_max_lost_runs:
+        raise JobFailed(f"given up after its worker was lost {job.lost_runs} times", "poison")
 
 
 def _tell_sql(work: Callable[[Session], T]) -> T:
@@ -143,8 +153,6 @@ class _Run:
         self.payload = kind.payload(job.payload)
         self.selection: Selection = select(kind.facts(self.payload), read_settings(SelectionSettings))
         self.requests: dict[str, list[Request]] = {}
-        self.kept: Any = None
-        self.metadata: dict[str, Any] = {}
 
     def finish(self) -> Any:
         """Make the calls that are still to be made; the last one's outcome finishes the job."""
@@ -159,8 +167,7 @@ class _Run:
                 self._call_within_budget(part, total, models)
             if total > 1:
                 self._tell_progress(part + 1, total)
-        with read() as session:
-            return self.kind.result(self.kind.load(session, self.job.id, self.kept), self.metadata)
+        return _outcome_of(self.kind, self.job.id)
 
     def _tell_progress(self, done: int, total: int) -> None:
         try:
@@ -188,7 +195,8 @@ class _Run:
 
     def _models_left(self) -> list[Model]:
         """The candidates that have not failed for good here, best first; `JobFailed` if there is none."""
-        failures = [a for a in self.history if a.state in (AttemptState.FAILED, AttemptState.UNKNOWN)]
+        ended_badly = (AttemptState.FAILED, AttemptState.UNKNOWN)
+        failures = [a for a in self.history if a.state in ended_badly and a.number > self.job.forgiven]
         if len(failures) >= read_settings(WorkerSettings).llm_max_failures:
             last = failures[-1].error
             raise JobFailed(f"given up after {len(failures)} failed attempts, the last: {last}", "attempts")
@@ -225,16 +233,16 @@ class _Run:
         return sorted(cheaper, key=lambda model: -costs[model.id])
 
     def _call(self, part: int, total: int, model: Model, *, downgraded: bool) -> None:
+        if stopping.is_set():
+            raise RunAgain(0, SHUTDOWN)
         plan = self._plan(part, model, downgraded=downgraded)
         request = self._requests_for(model)[part]
 
-        def keep(session: Session, done: Done) -> None:
-            kept = self.kind.keep(session, self.job.id, part, done.data)
-            if part == total - 1:
-                self._succeed(session, plan, model, kept, done)
+        def finish(done: Done) -> dict[str, Any] | None:
+            return self._finish(plan, model, done) if part == total - 1 else None
 
         try:
-            run_attempt(plan, model, request, lambda answer: self.kind.read(self.payload, answer), keep)
+            run_attempt(plan, model, request, lambda answer: self.kind.read(self.payload, answer), finish)
         except CallFailed as failure:
             self._after_failure(failure)
         except LedgerCold:
@@ -255,7 +263,7 @@ class _Run:
             job_id=self.job.id,
             number=len(self.history) + 1,
             part=part,
-            task_type=self.kind.name,
+            kind=self.kind,
             user_id=self.job.user_id,
             api=self.job.api,
             strategy=strategy.name,
@@ -264,18 +272,15 @@ class _Run:
             runner=self.runner,
         )
 
-    def _succeed(self, session: Session, plan: Plan, model: Model, kept: Any, done: Done) -> None:
-        """Finish the job in the transaction of its last attempt."""
+    def _finish(self, plan: Plan, model: Model, done: Done) -> dict[str, Any]:
+        """What finishes the job in the transaction of its last attempt."""
         tokens = done.usage.total if done.usage else 0
         tokens += sum(attempt.tokens_used for attempt in self.history if attempt.state == AttemptState.SUCCEEDED)
-        # what SQL says, not what this run has seen: the cost of an earlier attempt may have been corrected meanwhile
-        cost = jobs.cost_of(session, self.job.id)
-        self.kept = kept
-        self.metadata = {
+        metadata = {
             "model_used": model.id,
             "processing_time_ms": round((utc_now() - self.job.started_at).total_seconds() * 1000),
             "tokens_used": tokens,
-            "cost_usd": float(nano_to_usd(cost)),
+            "cost_usd": None,  # known when the last attempt is written down
             "quality_score": done.quality,
             "selection_reason": plan.reason,
             "complexity_score": self.selection.complexity,
@@ -286,13 +291,7 @@ class _Run:
                 {"model": model.id, "state": str(AttemptState.SUCCEEDED), "error": None},
             ],
         }
-        outcome = {
-            "result": kept,
-            "model_metadata": self.metadata,
-            "model_selection_strategy": plan.strategy,
-            "total_cost_nano": cost,
-        }
-        jobs.succeed(session, self.job.id, outcome)
+        return {"model_metadata": metadata, "model_selection_strategy": plan.strategy}
 
     def _after_failure(self, failure: CallFailed) -> NoReturn:
         if failure.error_class is ErrorClass.NEVER:

@@ -18,6 +18,7 @@ from db.models import Attempt, AttemptState, CostBasis, Job, JobState, utc_now
 from db.session import read, write
 from worker.attempt import RESERVATION_LEASE_S
 from worker.deferred import with_room
+from worker.spool import drain
 
 # a job that is published again is left alone for this long
 PATIENCE_S = 30
@@ -31,6 +32,7 @@ def sweep(app: Celery) -> dict[str, int]:
     """One round. Returns what was done, by name."""
     steps: dict[str, Callable[[], int]] = {
         # money first: it needs no broker
+        "drained": lambda: drain(app),
         "rebuilt": lambda: rebuild_if_cold(ledger()),
         "limits": _take_limits,
         "reservations": _end_overdue,
@@ -68,7 +70,10 @@ def _take(job: Job) -> Job:
 
 def _free_orphans() -> list[Job]:
     with write() as session:
-        return [_take(job) for job in jobs.orphaned(session, utc_now())]
+        orphans = jobs.orphaned(session, utc_now())
+        for job in orphans:
+            job.lost_runs += 1
+        return [_take(job) for job in orphans]
 
 
 def _release_deferred() -> list[Job]:

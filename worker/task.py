@@ -57,6 +57,8 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
                 raise
             # the next step of a chain, published by a worker: the step fails, and not the one before it
             return self._refuse_step(job_id, str(error))
+        if job.id != job_id:
+            return self._same_job(job.id, task_id)
         options.setdefault("queue", job.queue)
         try:
             return super().apply_async((), {}, task_id=job_id, **options)
@@ -103,6 +105,16 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
         # what runs in the caller's own process should get what a message would have brought
         return json.loads(json.dumps(result)) if self.request.is_eager else result
 
+    def _same_job(self, job_id: str, wanted_id: str | None) -> AsyncResult[Any]:
+        """The job that has the idempotency key already. It has its message; and what would hang on another's
+        (`task_id`, a chain) cannot be hung on it."""
+        if wanted_id is not None:
+            raise InvalidJob(
+                f"{self.kind.name}: field idempotency_key: job {job_id} has this key already, so it cannot get another "
+                "task id, nor a place in a chain"
+            )
+        return self.AsyncResult(job_id)
+
     def _continuation(self) -> dict[str, Any] | None:
         """What must be published for this job instead of its bare id, because something hangs on its message: the
         rest of a chain, a chord, callbacks."""
@@ -125,7 +137,9 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
     def _accept_message(self, job_id: str, args: Any, kwargs: Any) -> None:
         """The message comes from a program that only knows the broker, with the payload in its arguments."""
         try:
-            accept(self.kind, job_id, fields_of(self.kind, args, kwargs), due_in_s=0, again=True)
+            job = accept(self.kind, job_id, fields_of(self.kind, args, kwargs), due_in_s=0, again=True)
+            if job.id != job_id:
+                self._same_job(job.id, job_id)
         except InvalidJob as error:
             accept_invalid(self.kind, job_id, str(error))
             raise JobFailed(str(error), "invalid") from None
