@@ -1,5 +1,7 @@
 """The connection to the ledger's Redis: each command is sent once, and no counters of an earlier life are trusted."""
 
+import hashlib
+from importlib import resources
 from typing import Any
 
 import redis
@@ -31,6 +33,43 @@ def connect(url: str) -> redis.Redis:
     )
 
 
+class Script:
+    """A Lua script of the ledger. Its last argument is the id of the server that its connection was greeted by, so
+    that nobody works on the counters of another."""
+
+    def __init__(self, client: redis.Redis, *names: str) -> None:
+        folder = resources.files("budget") / "scripts"
+        self._text = "".join((folder / f"{name}.lua").read_text() for name in names)
+        self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+        self._pool: Any = client.connection_pool
+
+    def __call__(self, keys: list[str], args: list[Any]) -> list[str]:
+        """The script's reply; sent once, and errors of the server and the connection are raised as they are."""
+        connection = self._pool.get_connection()
+        try:
+            rest = (len(keys), *keys, *args, getattr(connection, "paymaster_server", ""))
+            try:
+                reply = self._ask(connection, "EVALSHA", self._sha, *rest)
+            except redis.exceptions.NoScriptError:
+                reply = self._ask(connection, "EVAL", self._text, *rest)
+            if reply == ["cold"]:
+                # whoever connects anew finds out why
+                connection.disconnect()
+            return reply
+        finally:
+            self._pool.release(connection)
+
+    @staticmethod
+    def _ask(connection: Any, *command: Any) -> list[str]:
+        try:
+            connection.send_command(*command)
+            reply: list[str] = connection.read_response()
+        except (redis.ConnectionError, redis.TimeoutError):
+            connection.disconnect()
+            raise
+        return reply
+
+
 def down(error: redis.RedisError) -> LedgerDown:
     """What a caller gets for an error of Redis."""
     first_line = str(error).partition("\n")[0][:200] or type(error).__name__
@@ -39,18 +78,20 @@ def down(error: redis.RedisError) -> LedgerDown:
 
 def _greet(connection: Any) -> None:
     """Trust no counters of an earlier life: a server that was restarted from a dump, or a replica that took over,
-    holds old ones. The marker bears the id of the server that was rebuilt; every restart breaks all connections,
-    so nobody can use the counters without having passed here. And refuse a server that may evict them."""
+    holds old ones. The marker bears the id of the server that was rebuilt, and every script compares it with the id
+    that its connection learned here. And refuse a server that may evict counters."""
     connection.on_connect()
 
     def ask(*command: str) -> Any:
         connection.send_command(*command)
         return connection.read_response()
 
+    connection.paymaster_server = None
     told = _info(ask("INFO", "server")) | _info(ask("INFO", "memory"))
     if told.get("maxmemory", "0") != "0" and told.get("maxmemory_policy") != "noeviction":
         raise redis.ResponseError(f"maxmemory-policy is {told.get('maxmemory_policy')}; the ledger needs noeviction")
     ask("EVAL", _FORGET_ANOTHERS, "1", WARM, told["run_id"])
+    connection.paymaster_server = told["run_id"]
 
 
 def _info(text: Any) -> dict[str, str]:

@@ -3,27 +3,33 @@
 from budget.figures import scope_keys_of
 from budget.ledger import ledger
 from budget.money import format_usd
+from budget.rebuild import rebuild
 from db.changes import record
 from db.jobs import recount_cost
 from db.models import Attempt, AttemptState, CostBasis, Job
-from db.session import write
+from db.session import read, write
 
 
 class StillCalling(ValueError):
     """An attempt that is not over cannot be corrected; it will be settled by itself."""
 
 
-def correct(attempt_id: str, cost: int, who: str) -> bool:
-    """Charge `cost` nano-USD for an attempt, in SQL and then in the ledger. False if the ledger does not know the
-    reservation any more: then its counters take up the change when they are rebuilt.
+def correct(attempt_id: str, cost: int, who: str) -> None:
+    """Charge `cost` nano-USD for an attempt, in SQL and then in the ledger. If Redis does not know the reservation any
+    more, and its month is not over, the counters are rebuilt, which stops admissions for some seconds.
 
     Raises `LedgerError` if the ledger is away: repeat the correction then."""
     with write() as session:
-        attempt = session.get_one(Attempt, attempt_id)
+        attempt = session.get_one(Attempt, attempt_id, with_for_update=True)
         if attempt.state == AttemptState.CALLING:
             raise StillCalling(f"attempt {attempt_id} is under way; it can be corrected when it has ended")
         record(session, "cost", attempt_id, format_usd(attempt.cost_nano), format_usd(cost), who)
         attempt.cost_nano, attempt.cost_basis = cost, CostBasis.BY_HAND
         recount_cost(session, attempt.job_id)
+    with read() as session:
+        # as it stands by now: somebody else may have corrected it, too
+        attempt = session.get_one(Attempt, attempt_id)
         scope_keys = scope_keys_of(attempt, session.get_one(Job, attempt.job_id).kind)
-    return ledger().correct(attempt_id, scope_keys, cost) != "absent"
+    state = ledger().correct(attempt_id, scope_keys, attempt.cost_nano)
+    if state == "absent" and attempt.budget_month >= ledger().periods().month:
+        rebuild(ledger())

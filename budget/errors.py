@@ -55,7 +55,7 @@ class BudgetExceeded(Exception):
 
     def __str__(self) -> str:
         resets = ""
-        if self.resets_at is not None:
+        if self.resets_at is not None and not self.never_fits:
             resets = f", resets {datetime.fromtimestamp(self.resets_at, UTC):%Y-%m-%d %H:%M} UTC"
         verdict = "can never fit in" if self.never_fits else "does not fit in what is left of"
         if self.limit == 0:

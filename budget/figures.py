@@ -37,7 +37,7 @@ class Figures:
 
 _RESERVED = case((Attempt.state == AttemptState.CALLING, Attempt.reserved_nano), else_=0)
 _SUMS = (func.sum(Attempt.cost_nano), func.sum(_RESERVED))
-_LIVE_AND_CAPPED = Job.state.not_in([state for state in JobState if state.final]) & (Job.kind != UNCAPPED_KIND)
+_LIVE_AND_CAPPED = Job.state.in_([state for state in JobState if not state.final]) & (Job.kind != UNCAPPED_KIND)
 
 
 def figures(session: Session, now: Periods) -> Figures:
@@ -50,12 +50,10 @@ def figures(session: Session, now: Periods) -> Figures:
         (month_key, (month,), this_month),
         (day_key, (day,), today),
         (user_day_key, (user, day), today & user.is_not(None)),
-        (job_key, (job,), _LIVE_AND_CAPPED),
+        (job_key, (job,), job.in_(select(Job.id).where(_LIVE_AND_CAPPED))),
     ]
     for key, columns, which in scopes:
-        for *names, spent, reserved in session.execute(
-            select(*columns, *_SUMS).join(Job).where(which).group_by(*columns)
-        ):
+        for *names, spent, reserved in session.execute(select(*columns, *_SUMS).where(which).group_by(*columns)):
             # PostgreSQL adds up big integers as Decimal
             counters[key(*names)] = int(spent), int(reserved)
     return Figures(counters, _reservations(session, now))

@@ -10,16 +10,15 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import redis
 
 from budget.breaker import NOTHING_TOLD, BreakerState, Told
-from budget.connection import connect, down
+from budget.connection import Script, connect, down
 from budget.errors import BreakerOpen, BudgetExceeded, LedgerCold, LedgerDown
 from budget.money import MAX_NANO
-from budget.periods import periods_at
+from budget.periods import Periods, periods_at
 from budget.scopes import (
     KEEP_AFTER_PERIOD_S,
     KEEP_JOB_S,
@@ -102,11 +101,11 @@ class Ledger:
             breaker.breaker_window_s, breaker.breaker_min_calls, int(100 * breaker.breaker_failure_share),
             breaker.breaker_cooldown_s,
         ]  # fmt: skip
-        self._reserve = client.register_script(_script("checks", "breaker", "reserve"))
-        self._extend = client.register_script(_script("checks", "extend"))
-        self._take_limits = client.register_script(_script("limits"))
+        self._reserve = Script(client, "checks", "breaker", "reserve")
+        self._extend = Script(client, "checks", "extend")
+        self._take_limits = Script(client, "limits")
         self._close = {
-            name: client.register_script(_script("checks", "breaker", "close", name))
+            name: Script(client, "checks", "breaker", "close", name)
             for name in ("settle", "release", "expire", "correct")
         }
 
@@ -148,10 +147,7 @@ class Ledger:
                     scope = scopes[int(number) - 1]
                     raise BudgetExceeded(scope.name, int(limit), int(spent), int(reserved), amount, scope.resets_at)
                 case ["zone", other]:
-                    raise LedgerDown(
-                        f"BUDGET_TIMEZONE is {zone} here, but the ledger's days are those of {other}; start all "
-                        "workers with one zone, then run `paymaster budget rebuild`"
-                    )
+                    self.check_zone(other)
                 case ["period", now]:
                     moment = float(now)  # our clock and Redis' disagree about the day: Redis' counts
                 case _:
@@ -235,8 +231,34 @@ class Ledger:
 
     def usage(self, *, user_id: str | None = None, job_id: str = "", job_cap: int | None = None) -> list[ScopeUse]:
         """How the day and the month stand; the user's day and the job's cap, too, if they are given."""
-        periods = periods_at(time.time(), self.settings.budget_timezone)
-        scopes = scopes_of(periods, self.settings, user_id=user_id, job_id=job_id, job_cap=job_cap)
+        scopes = scopes_of(self.periods(), self.settings, user_id=user_id, job_id=job_id, job_cap=job_cap)
+        return self._uses(scopes)
+
+    def usage_of_users(self, user_ids: Sequence[str]) -> dict[str, ScopeUse]:
+        """How the daily budgets of these users stand."""
+        periods = self.periods()
+        scopes = [
+            scopes_of(periods, self.settings, user_id=user_id, job_id="", job_cap=None)[-1] for user_id in user_ids
+        ]
+        return dict(zip(user_ids, self._uses(scopes), strict=True))
+
+    def periods(self) -> Periods:
+        """The current periods by the clock of the ledger's Redis, which is the one that counts."""
+        try:
+            seconds, microseconds = self.client.time()
+        except redis.RedisError as error:
+            raise down(error) from None
+        return periods_at(seconds + microseconds / 1e6, self.settings.budget_timezone)
+
+    def check_zone(self, zone: str) -> None:
+        """Raise `LedgerDown` if the ledger's days are those of another zone than ours."""
+        if zone != str(self.settings.budget_timezone):
+            raise LedgerDown(
+                f"BUDGET_TIMEZONE is {self.settings.budget_timezone} here, but the ledger's days are those of {zone}; "
+                "use that zone, or start all workers with the new one and run `paymaster budget rebuild --new-zone`"
+            )
+
+    def _uses(self, scopes: list[Scope]) -> list[ScopeUse]:
         try:
             with self.client.pipeline() as pipe:
                 pipe.hgetall(WARM)
@@ -247,6 +269,7 @@ class Ledger:
             raise down(error) from None
         if not marker:
             raise LedgerCold("the ledger's counters are not rebuilt from SQL yet; a worker does so within seconds")
+        self.check_zone(marker["zone"])
         return [
             ScopeUse(
                 scope.name, _limit(marker.get(scope.name, scope.limit)), int(spent or 0), int(reserved or 0),
@@ -257,12 +280,12 @@ class Ledger:
 
     def restore_job(self, job_id: str, spent: int) -> None:
         """Let a job that is over spend again, and not forget what it has spent (nano-USD): its counter may be gone."""
-        periods = periods_at(time.time(), self.settings.budget_timezone)
+        periods = self.periods()
         key = job_key(job_id)
         try:
             with self.client.pipeline() as pipe:
                 pipe.hset(key, mapping={"spent": spent, "reserved": 0})
-                pipe.expireat(key, periods.day_end + KEEP_JOB_S)
+                pipe.expireat(key, periods.month_end + KEEP_JOB_S)
                 pipe.execute()
         except redis.RedisError as error:
             raise down(error) from None
@@ -289,11 +312,6 @@ class Ledger:
         if reply[0] == "cold":
             raise LedgerCold("the ledger's counters are not rebuilt from SQL yet")
         return reply
-
-
-def _script(*names: str) -> str:
-    folder = resources.files("budget") / "scripts"
-    return "".join((folder / f"{name}.lua").read_text() for name in names)
 
 
 def _limits(scopes: list[Scope]) -> list[Any]:

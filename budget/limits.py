@@ -4,9 +4,9 @@ counters, so that they hold from the next admission; what was never set, or was 
 from sqlalchemy.orm import Session
 
 from budget.ledger import ledger
-from budget.money import MAX_NANO
+from budget.money import MAX_NANO, nano_to_usd
 from budget.scopes import LIMITED
-from budget.settings import parse_limit
+from budget.settings import UNLIMITED, parse_limit
 from db.changes import in_force, record, version
 from db.session import write
 
@@ -28,12 +28,13 @@ def set_limit(scope: str, limit: str, who: str) -> None:
     `LedgerDown`, the limit is noted all the same and the sweeper brings it there."""
     if scope not in LIMITED:
         raise LimitError(f"scope: {scope[:40]!r} has no limit to set; known: {', '.join(LIMITED)}")
-    after = None if limit.strip().lower() == DEFAULT else limit.strip()
-    if after is not None:
+    after = None
+    if limit.strip().lower() != DEFAULT:
         try:
-            parse_limit(after)
+            nano = parse_limit(limit)
         except ValueError as error:
             raise LimitError(f"limit: {error}; '{DEFAULT}' sets it back to the environment's") from None
+        after = UNLIMITED if nano is None else f"{nano_to_usd(nano).normalize():f}"
     with write() as session:
         record(session, "limit", scope, in_force(session, "limit").get(scope), after, who)
         session.flush()

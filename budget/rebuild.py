@@ -16,7 +16,7 @@ from budget.connection import down
 from budget.figures import Figures, Held, figures
 from budget.ledger import KEEP_CLOSED_S, Ledger
 from budget.limits import limits_in_force
-from budget.periods import Periods, periods_at
+from budget.periods import Periods
 from budget.scopes import (
     KEEP_AFTER_PERIOD_S,
     KEEP_JOB_S,
@@ -29,14 +29,19 @@ from budget.scopes import (
 from db.session import snapshot
 
 RECORD_DEADLINE_S = 5
-REBUILD_LOCK_S = 120
+# far more than it takes: 2 s of SQL at a million attempts
+REBUILD_LOCK_S = 60
 
 logger = logging.getLogger(__name__)
 
 
-def rebuild(ledger: Ledger) -> None:
-    """Stop all admissions, and rebuild the counters; returns when that is done, here or by a worker."""
+def rebuild(ledger: Ledger, *, new_zone: bool = False) -> None:
+    """Stop all admissions, and rebuild the counters; returns when that is done, here or by a worker. Raises
+    `LedgerDown` if the ledger is of another time zone than ours, unless that is meant."""
     try:
+        zone: Any = ledger.client.hget(WARM, "zone")
+        if zone and not new_zone:
+            ledger.check_zone(zone)
         ledger.client.delete(WARM)
         while not ledger.client.exists(WARM):
             if not rebuild_if_cold(ledger):
@@ -53,6 +58,9 @@ def rebuild_if_cold(ledger: Ledger, *, wait_s: float = RECORD_DEADLINE_S + 1) ->
         if ledger.client.exists(WARM) or not ledger.client.set(REBUILDING, token, nx=True, ex=REBUILD_LOCK_S):
             return False
         try:
+            # it may have become warm before we got the lock; then our waiting would not count for the next time
+            if ledger.client.exists(WARM):
+                return False
             time.sleep(wait_s)
             written = _rebuild(ledger, token)
         finally:
@@ -69,12 +77,6 @@ def rebuild_if_cold(ledger: Ledger, *, wait_s: float = RECORD_DEADLINE_S + 1) ->
     return True
 
 
-def periods_of(ledger: Ledger) -> Periods:
-    """The current periods by the clock of the ledger's Redis, which is the one that counts."""
-    seconds, microseconds = ledger.client.time()
-    return periods_at(seconds + microseconds / 1e6, ledger.settings.budget_timezone)
-
-
 def _rebuild(ledger: Ledger, token: str) -> Figures | None:
     """Write everything in one transaction, unless the lock was lost or somebody was faster: then None."""
     with ledger.client.pipeline(transaction=True) as pipe:
@@ -84,7 +86,7 @@ def _rebuild(ledger: Ledger, token: str) -> Figures | None:
         pipe.watch(REBUILDING, WARM)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
         if pipe.get(REBUILDING) != token or pipe.exists(WARM):
             return None
-        now = periods_of(ledger)
+        now = ledger.periods()
         with snapshot() as session:
             found = figures(session, now)
             limits, version = limits_in_force(session)

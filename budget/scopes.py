@@ -85,5 +85,5 @@ def scopes_of(
         limit = settings.max_cost_per_user_daily_usd
         scopes.append(Scope("user", user_day_key(user_id, periods.day), limit, periods.day_end, keep_day))
     if job_cap is not None:
-        scopes.append(Scope("job", job_key(job_id), job_cap, None, periods.day_end + KEEP_JOB_S))
+        scopes.append(Scope("job", job_key(job_id), job_cap, None, periods.month_end + KEEP_JOB_S))
     return scopes

@@ -1,5 +1,6 @@
 """What the environment says about money and about the ledger's Redis."""
 
+import re
 from datetime import tzinfo
 from decimal import Decimal
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from pydantic_settings import BaseSettings
 from budget.money import MoneyError, usd_to_nano
 
 UNLIMITED = "unlimited"
+_NUMBER = re.compile(r"[0-9.eE+-]{1,40}")
 
 
 def parse_limit(value: Any) -> int | None:
@@ -19,7 +21,8 @@ def parse_limit(value: Any) -> int | None:
     if text.lower() == UNLIMITED:
         return None
     try:
-        return usd_to_nano(text)
+        # Decimal takes more than people mean: 1_0, and digits of other scripts
+        return usd_to_nano(text if _NUMBER.fullmatch(text) else "no number")
     except MoneyError:
         raise ValueError(
             f"{text!r} is no limit; give USD from 0 (blocks everything) to 9007199 with at most nine decimals, "

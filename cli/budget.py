@@ -1,9 +1,11 @@
 """`paymaster budget`: how the budgets stand, and what an operator can do about them; and `paymaster changes`."""
 
 import getpass
+import os
 import socket
 import sys
 import time
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -22,25 +24,33 @@ def show(
 ) -> None:
     """Show how the budgets stand."""
     if context.invoked_subcommand is not None:
+        if as_json:
+            raise typer.BadParameter(f"give it after {context.invoked_subcommand}", param_hint="--json")
         return
+    from budget.figures import UNCAPPED_KIND
     from budget.ledger import ledger
     from budget.periods import periods_at
     from cli import output
     from cli.find import one_job
     from db.attempts import oddities
-    from db.jobs import attempts_of
+    from db.jobs import attempts_of, cost_of
     from db.session import read
     from selection.strategies import find_strategy
 
     settings = ledger().settings
-    job_id, cap = "", None
+    job_id, cap, spent = "", None, 0
     if job:
         with read() as session:
             found = one_job(session, job)
             job_id, user = found.id, user or found.user_id
-            # before its first call a job has no strategy yet, and no cap
-            cap = next((find_strategy(a.strategy).job_cap for a in reversed(attempts_of(session, job_id))), None)
+            # before its first call a job has no strategy yet, and embed jobs never have a cap
+            made = [] if found.kind == UNCAPPED_KIND else attempts_of(session, job_id)
+            cap = next((find_strategy(attempt.strategy).job_cap for attempt in reversed(made)), None)
+            spent = cost_of(session, job_id)
     uses = ledger().usage(user_id=user, job_id=job_id, job_cap=cap)
+    if cap is not None:
+        # the counter of a job that is over may be gone
+        uses[-1] = replace(uses[-1], spent=spent)
     with read() as session:
         odd = oddities(session, periods_at(time.time(), settings.budget_timezone).month)
     if as_json:
@@ -51,7 +61,7 @@ def show(
         output.console.print(line, highlight=False)
 
 
-@app.command("set")
+@app.command("set", context_settings={"ignore_unknown_options": True})  # -5 is no option
 def set_(
     scope: Annotated[str, typer.Argument(help="daily, monthly or user.")],
     limit: Annotated[str, typer.Argument(help="USD; 0 stops everything, 'unlimited', or 'default'.")],
@@ -73,12 +83,17 @@ def set_(
 
 @app.command()
 def check(as_json: Json = False) -> None:
-    """Compare the counters in Redis with SQL; exit status 1 if they differ."""
+    """Compare the counters in Redis with SQL; exit status 1 if they differ, 2 if that cannot be told."""
     from budget.compare import differences
+    from budget.errors import LedgerError
     from budget.ledger import ledger
     from cli import output
 
-    found = differences(ledger())
+    try:
+        found = differences(ledger())
+    except LedgerError as error:
+        output.errors.print(f"paymaster: {error}", highlight=False)
+        sys.exit(2)
     if as_json:
         output.print_json([{"key": one.key, "field": one.field, "redis": one.redis, "sql": one.sql} for one in found])
     elif found:
@@ -92,13 +107,16 @@ def check(as_json: Json = False) -> None:
 
 
 @app.command()
-def rebuild(as_json: Json = False) -> None:
+def rebuild(
+    as_json: Json = False,
+    new_zone: Annotated[bool, typer.Option("--new-zone", help="BUDGET_TIMEZONE was changed, and is meant.")] = False,
+) -> None:
     """Stop all admissions, rebuild the counters from SQL, and go on; takes about six seconds."""
     from budget.ledger import ledger
     from budget.rebuild import rebuild as rebuild_ledger
     from cli import output
 
-    rebuild_ledger(ledger())
+    rebuild_ledger(ledger(), new_zone=new_zone)
     if as_json:
         output.print_json({"rebuilt": True})
     else:
@@ -149,15 +167,13 @@ def correct(
     except MoneyError as error:
         raise InputError(f"usd: {error}") from None
     try:
-        counted = correct_cost(attempt_id, cost, whoami())
+        correct_cost(attempt_id, cost, whoami())
     except LedgerError as error:
         raise InputError(f"noted in the database, but {error}; give the same command again") from None
     if as_json:
-        output.print_json({"attempt": attempt_id, "cost_usd": cost / 10**9, "counted": counted})
-        return
-    output.console.print(f"Attempt {attempt_id} cost {format_usd(cost)}.", highlight=False)
-    if not counted:
-        output.console.print("Its reservation is gone from Redis: `paymaster budget rebuild` lets the counters follow.")
+        output.print_json({"attempt": attempt_id, "cost_usd": cost / 10**9})
+    else:
+        output.console.print(f"Attempt {attempt_id} cost {format_usd(cost)}.", highlight=False)
 
 
 def changes(
@@ -190,4 +206,8 @@ def changes(
 
 def whoami() -> str:
     """Who makes a change, as far as this machine knows."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # in a container a uid need not have a name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"

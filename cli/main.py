@@ -56,6 +56,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the results and print them.")] = False,
     user: Annotated[str | None, typer.Option(help="The user the jobs are for.")] = None,
     api: Annotated[str | None, typer.Option(help="Which API of the product submits them.")] = None,
+    on_budget: Annotated[str | None, typer.Option(help="Without room: downgrade, reject or defer.")] = None,
     model: Annotated[str | None, typer.Option(help="The model to use.")] = None,
     strategy: Annotated[str | None, typer.Option(help="The strategy to use.")] = None,
     artifacts: Annotated[
@@ -68,7 +69,7 @@ def submit(
     """Submit jobs from files or standard input."""
     from cli.submit import Options, run_submit
 
-    common = {"user_id": user, "api": api, "model": model, "strategy": strategy}
+    common = {"user_id": user, "api": api, "model": model, "strategy": strategy, "on_budget": on_budget}
     options = Options(
         common={name: value for name, value in common.items() if value is not None},
         artifacts=artifacts,
@@ -157,7 +158,7 @@ def db_upgrade(as_json: Json = False) -> None:
 def _refusal(error: Exception) -> str | None:
     """One sentence for an error that people cause or can mend; None for a fault of the program."""
     from kombu.exceptions import OperationalError as BrokerError
-    from sqlalchemy.exc import OperationalError as DatabaseError
+    from sqlalchemy.exc import OperationalError, ProgrammingError
 
     from budget.correct import StillCalling
     from budget.errors import LedgerError
@@ -174,7 +175,7 @@ def _refusal(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, BrokerError):
         return "the broker cannot be reached; is the stack up, and CELERY_BROKER_URL or REDIS_URL right?"
-    if isinstance(error, DatabaseError):
+    if isinstance(error, (OperationalError, ProgrammingError)):
         return "the database cannot be used; is the stack up, DATABASE_URL right and its schema current?"
     return None
 

@@ -160,7 +160,7 @@ def oddities_lines(odd: tuple[int, int, int, int]) -> list[str]:
     lines = []
     if unknown:
         lines.append(
-            f"Charged at the reservation this month, since nobody knows the cost: {unknown} of all attempts, "
+            f"Attempts of this month whose cost nobody knows: {unknown}, charged at their reservations, "
             f"{format_usd(charged)}. `paymaster budget unknown` lists them."
         )
     if over:

@@ -74,7 +74,8 @@ def unknown(session: Session, limit: int) -> Sequence[Attempt]:
 def oddities(session: Session, month: str) -> tuple[int, int, int, int]:
     """Of one month: how many attempts are charged at their reservations and what that makes together, and how many
     cost more than was reserved and by how much together; amounts in nano-USD."""
-    unknown, over = Attempt.cost_basis == CostBasis.RESERVATION, Attempt.cost_nano > Attempt.reserved_nano
+    unknown = Attempt.cost_basis == CostBasis.RESERVATION
+    over = (Attempt.cost_basis == CostBasis.USAGE) & (Attempt.cost_nano > Attempt.reserved_nano)
     row = session.execute(
         select(
             func.count().filter(unknown),

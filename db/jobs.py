@@ -1,11 +1,11 @@
 """Queries on jobs: accept, claim, hand back, finish, find. Each takes the session of its caller."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Table, bindparam, case, func, or_, select, update
+from sqlalchemy import CursorResult, Table, bindparam, case, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from db.attempts import RUNNER_LOST
@@ -28,6 +28,8 @@ _JOB = _TABLE.c
 _THIS_JOB = _JOB.id == bindparam("job_id")
 _MINE = (_JOB.runner == bindparam("my_name")) & (_JOB.state == JobState.RUNNING)
 _IS_OPEN = _JOB.state.in_([*OPEN_STATES])
+# a deferred job is claimed once it is released: what hangs on it is in its row, and not in a stray message
+_CAN_BE_CLAIMED = _JOB.state.in_([JobState.QUEUED, JobState.WAITING, JobState.RUNNING])
 _IS_WAITING = _JOB.state.in_([*WAITING_STATES])
 _ENDED: dict[str, Any] = {
     "finished_at": bindparam("now"),
@@ -39,7 +41,12 @@ _ENDED: dict[str, Any] = {
 
 _CLAIM = (
     update(_TABLE)
-    .where(_THIS_JOB, _IS_OPEN, or_(_JOB.runner.is_(None), _JOB.lease_until < bindparam("now")))
+    .where(
+        _THIS_JOB,
+        _IS_OPEN,
+        _JOB.state != JobState.DEFERRED,
+        or_(_JOB.runner.is_(None), _JOB.lease_until < bindparam("now")),
+    )
     .values(
         state=JobState.RUNNING,
         runner=bindparam("new_runner"),
@@ -66,7 +73,7 @@ _DEFER = (
         lease_until=None,
         due_at=bindparam("until"),
         needed_nano=bindparam("new_needed"),
-        message=bindparam("new_message"),
+        message=func.coalesce(bindparam("new_message", type_=_JOB.message.type), _JOB.message),
         error_code=bindparam("new_code"),
         error=bindparam("new_error"),
     )
@@ -182,13 +189,14 @@ def cancel(session: Session, job_id: str) -> bool:
 
 def cost_of(session: Session, job_id: str) -> int:
     """What all attempts of a job have cost so far, in nano-USD."""
-    return session.scalar(select(func.coalesce(func.sum(Attempt.cost_nano), 0)).where(Attempt.job_id == job_id)) or 0
+    # PostgreSQL adds up big integers as Decimal
+    return int(session.scalar(select(func.sum(Attempt.cost_nano)).where(Attempt.job_id == job_id)) or 0)
 
 
 def recount_cost(session: Session, job_id: str) -> None:
     """The cost of an attempt was corrected: bring the cost of its job up to date."""
     session.flush()
-    job = session.get_one(Job, job_id)
+    job = session.get_one(Job, job_id, with_for_update=True)
     job.total_cost_nano = cost_of(session, job_id)
     if job.model_metadata:
         job.model_metadata = _with_cost(job.model_metadata, job.total_cost_nano)
@@ -201,19 +209,44 @@ def attempts_of(session: Session, job_id: str) -> Sequence[Attempt]:
 
 def orphaned(session: Session, now: datetime, limit: int = 500) -> Sequence[Job]:
     """Jobs whose runner has given no sign of life within its lease."""
-    return session.scalars(select(Job).where(Job.state == JobState.RUNNING, Job.lease_until < now).limit(limit)).all()
+    orphans = select(Job).where(Job.state == JobState.RUNNING, Job.lease_until < now)
+    return session.scalars(orphans.limit(limit).with_for_update(skip_locked=True)).all()
 
 
 def overdue(session: Session, now: datetime, limit: int = 500) -> Sequence[Job]:
     """Jobs that nobody has claimed in time, oldest first."""
     waiting = Job.state.in_((JobState.QUEUED, JobState.WAITING))
-    return session.scalars(select(Job).where(waiting, Job.due_at < now).order_by(Job.due_at).limit(limit)).all()
+    late = select(Job).where(waiting, Job.due_at < now).order_by(Job.due_at)
+    return session.scalars(late.limit(limit).with_for_update(skip_locked=True)).all()
 
 
-def deferred(session: Session, limit: int = 5000) -> Sequence[Job]:
-    """Jobs that wait for a budget to have room, in the order in which they were accepted."""
-    query = select(Job).where(Job.state == JobState.DEFERRED).order_by(Job.created_at, Job.id)
-    return session.scalars(query.limit(limit)).all()
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A deferred job: since when, what its next call may cost (nano-USD; None: it waits for a moment), until when."""
+
+    id: str
+    user_id: str | None
+    needed_nano: int | None
+    due_at: datetime | None
+    created_at: datetime
+
+
+def parked(session: Session, after: Parked | None, without_users: Collection[str], limit: int) -> list[Parked]:
+    """Deferred jobs in the order in which they were accepted, those of some users left out, from `after` on."""
+    query = select(Job.id, Job.user_id, Job.needed_nano, Job.due_at, Job.created_at).where(
+        Job.state == JobState.DEFERRED
+    )
+    if after is not None:
+        query = query.where(tuple_(Job.created_at, Job.id) > (after.created_at, after.id))
+    if without_users:
+        query = query.where(or_(Job.user_id.is_(None), Job.user_id.not_in(without_users)))
+    return [Parked(*row) for row in session.execute(query.order_by(Job.created_at, Job.id).limit(limit))]
+
+
+def release(session: Session, ids: Collection[str]) -> Sequence[Job]:
+    """Those of these jobs that are deferred still, to be taken out of that state."""
+    query = select(Job).where(Job.id.in_(ids), Job.state == JobState.DEFERRED).order_by(Job.created_at, Job.id)
+    return session.scalars(query.with_for_update(skip_locked=True)).all()
 
 
 def find(
@@ -233,7 +266,8 @@ def find(
 
 def close_abandoned(session: Session, job_id: str) -> Sequence[Attempt]:
     """Attempts that a dead runner left in `calling`: charged at their reservations as `unknown`."""
-    left = session.scalars(select(Attempt).where(Attempt.job_id == job_id, Attempt.state == AttemptState.CALLING)).all()
+    calling = select(Attempt).where(Attempt.job_id == job_id, Attempt.state == AttemptState.CALLING)
+    left = session.scalars(calling.with_for_update()).all()
     for attempt in left:
         attempt.state = AttemptState.UNKNOWN
         attempt.success = False
@@ -251,7 +285,7 @@ def by_idempotency_key(session: Session, key: str) -> Job | None:
 
 def start_again(session: Session, job_id: str) -> bool:
     """Let a job that has failed or was cancelled run once more, with its history; False if it is in another state."""
-    job = session.get(Job, job_id)
+    job = session.get(Job, job_id, with_for_update=True)
     if job is None or job.state not in OVER:
         return False
     job.state, job.error, job.error_code, job.finished_at, job.lost_runs = JobState.QUEUED, None, None, None, 0

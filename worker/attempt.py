@@ -40,7 +40,8 @@ from budget.rebuild import RECORD_DEADLINE_S
 from db import attempts, changes
 from db.environment import read_settings
 from db.jobs import still_mine
-from db.models import AttemptState, CostBasis
+from db.models import Attempt, AttemptState, CostBasis
+from db.session import read
 from db.writer import group_writer
 from selection.registry import Model, load_registry
 from worker import spool
@@ -132,6 +133,7 @@ def run_attempt(plan: Plan, request: Request, read: Read, finish: Finish) -> Non
     after one."""
     model = plan.model
     deadline_s = read_settings(WorkerSettings).llm_call_deadline_s
+    reserved_at = time.monotonic()
     reservation = ledger().reserve(
         uuid.uuid4().hex,
         worst_case(model, request),
@@ -143,7 +145,6 @@ def run_attempt(plan: Plan, request: Request, read: Read, finish: Finish) -> Non
         probe_s=math.ceil(deadline_s) + RESERVATION_LEASE_S,
     )
     _note_breaker(plan, reservation.breaker)
-    reserved_at = time.monotonic()
     _record(plan, reservation, reserved_at)
     called_at = time.monotonic()
     try:
@@ -269,10 +270,13 @@ def _close(
             "overrun: attempt %s cost %d nano-USD, more than the %d that were reserved as its worst case",
             reservation.attempt_id, done.cost, reservation.amount,
         )  # fmt: skip
-    _end(plan, reservation, done.basis, done.cost, _told(failure))
     if not mine:
-        # we were taken for dead: the cost is right now, but the job is another runner's
+        # we were taken for dead: SQL may know better than we do, and the job is another runner's
+        with read() as session:
+            row = session.get_one(Attempt, reservation.attempt_id)
+        _end(plan, reservation, row.cost_basis or done.basis, row.cost_nano)
         raise LostJob(plan.job_id)
+    _end(plan, reservation, done.basis, done.cost, _told(failure))
 
 
 def _write_down(outcome: Outcome, kind: JobKind) -> bool:

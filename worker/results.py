@@ -25,6 +25,10 @@ STATES = {
 }
 
 
+# what Redis may still say when SQL knows more
+VAGUE = (states.PENDING, DEFERRED)
+
+
 class JobBackend(RedisBackend):
     """Celery's Redis backend with a memory."""
 
@@ -37,7 +41,7 @@ class JobBackend(RedisBackend):
             return meta
         with read() as session:
             job = session.get(Job, task_id)
-            if job is None or (meta["status"] != states.PENDING and not JobState(job.state).final):
+            if job is None or (meta["status"] not in VAGUE and not JobState(job.state).final):
                 return meta
             return {**meta, "task_id": task_id, "status": STATES[JobState(job.state)], "result": self._result(job)}
 

@@ -10,6 +10,7 @@ from typing import Any
 from celery import Celery
 from sqlalchemy.orm import Session
 
+from budget.errors import LedgerDown
 from budget.ledger import ledger
 from budget.limits import limits_in_force
 from budget.rebuild import rebuild_if_cold
@@ -22,6 +23,8 @@ from worker.spool import drain
 
 # a job that is published again is left alone for this long
 PATIENCE_S = 30
+# of deferred jobs in one round
+MOST_RELEASED = 500
 # a queue that is never empty may have lost a message too
 LOST_IN_A_FULL_QUEUE_S = 600
 
@@ -54,12 +57,18 @@ def sweep(app: Celery) -> dict[str, int]:
 
 
 def _publish(app: Celery, found: list[Job]) -> int:
+    """One that cannot be published keeps nobody behind it waiting; it is overdue soon, and tried again."""
+    published = 0
     for job in found:
-        if job.message:
-            app.signature(job.message).apply_async()
-        else:
-            app.send_task(f"tasks.{job.kind}", task_id=job.id, queue=job.queue)
-    return len(found)
+        try:
+            if job.message:
+                app.signature(job.message).apply_async()
+            else:
+                app.send_task(f"tasks.{job.kind}", task_id=job.id, queue=job.queue)
+            published += 1
+        except Exception as error:
+            logger.warning("sweep: job %s could not be published: %s", job.id, type(error).__name__)
+    return published
 
 
 def _take(job: Job) -> Job:
@@ -77,8 +86,10 @@ def _free_orphans() -> list[Job]:
 
 
 def _release_deferred() -> list[Job]:
+    if not (ids := with_room(ledger())):
+        return []
     with write() as session:
-        return [_take(job) for job in with_room(ledger(), jobs.deferred(session))]
+        return [_take(job) for job in jobs.release(session, ids[:MOST_RELEASED])]
 
 
 def _overdue_in_empty_queues(app: Celery) -> list[Job]:
@@ -117,17 +128,23 @@ def _take_limits() -> int:
 def _end_overdue() -> int:
     """Reservations whose lease has ended get what SQL knows: nothing recorded means that nothing was sent, and a call
     whose runner is alive gets more time."""
-    overdue = ledger().overdue()
-    with read() as session:
-        alive = {attempt_id for attempt_id, _ in overdue if _is_under_way(session, attempt_id)}
-    for attempt_id, scope_keys in overdue:
-        if attempt_id in alive:
+    ended = 0
+    for attempt_id, scope_keys in ledger().overdue():
+        with read() as session:
+            alive = _is_under_way(session, attempt_id)
+        if alive:
             ledger().extend(attempt_id, RESERVATION_LEASE_S)
             continue
         with write() as session:
             basis, cost = _outcome(session, attempt_id)
-        ledger().conclude(attempt_id, scope_keys, basis, cost)
-    return len(overdue) - len(alive)
+        try:
+            ledger().conclude(attempt_id, scope_keys, basis, cost)
+            ended += 1
+        except LedgerDown as error:
+            # it may be this one only: a counter that is not what we wrote
+            logger.warning("sweep: attempt %s cannot be settled: %s", attempt_id, error)
+            ledger().extend(attempt_id, PATIENCE_S)
+    return ended
 
 
 def _is_under_way(session: Session, attempt_id: str) -> bool:

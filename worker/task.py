@@ -55,7 +55,11 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
         except InvalidJob as error:
             if "parent_id" not in options:
                 raise
-            # the next step of a chain, published by a worker: the step fails, and not the one before it
+            # the next step of a chain, published by a worker. If the step before it has run twice, it is there already
+            with read() as session:
+                if session.get(Job, job_id) is not None:
+                    return self.AsyncResult(job_id)
+            # else the step fails, and not the one before it
             return self._refuse_step(job_id, str(error))
         if job.id != job_id:
             return self._same_job(job.id, task_id)

@@ -2,12 +2,14 @@
 -- written (a script that fails half way is not rolled back). Amounts are nano-USD, as digits.
 --
 -- KEYS[1]    the marker, a hash {server, zone, version, daily, monthly, user}: absent means that the counters cannot
---            be trusted (empty or restarted Redis); the last three are limits that were set while running
+--            be trusted (empty or restarted Redis); `server` is whose they are, the last three are limits that were
+--            set while running
 -- KEYS[2]    the reservation, a hash {amount, state, charged, scopes}
 -- KEYS[3]    reservations whose outcome may still come, a sorted set (score: when to ask SQL about it, seconds since
 --            1970): open ones at the end of their lease, expired ones every hour for as long as they are kept
 -- KEYS[4]    the breaker of the model, see breaker.lua
 -- KEYS[5..]  the scopes, hashes {spent, reserved}
+-- ARGV[#]    the id of the server that the connection was greeted by, see connection.py
 -- Reply      {"cold"}, or an error
 local MAX = 9007199254740991 -- 2^53 - 1: the largest integer that Lua holds exactly
 
@@ -42,6 +44,6 @@ end
 if not is_amount(ARGV[1]) then
     return redis.error_reply('BADARG ARGV[1] is no amount in nano-USD')
 end
-if not marker[1] then
+if marker[1] ~= ARGV[#ARGV] then
     return {'cold'}
 end

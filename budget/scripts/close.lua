@@ -36,7 +36,7 @@ local function close(state, charge)
     end
     for _, key in ipairs(paying) do
         if key then
-            if was_open then
+            if was_open and held[1] ~= '0' then -- '-0' is no integer
                 redis.call('HINCRBY', key, 'reserved', '-' .. held[1])
             end
             redis.call('HINCRBY', key, 'spent', string.format('%.0f', change))

@@ -1,5 +1,5 @@
 -- Reserve the worst case of one call in every scope, or say which scope has no room. Nothing is written
--- unless all scopes have room. Idempotent by reservation: a second call writes nothing and answers the same.
+-- unless all scopes have room. Idempotent by reservation: a second call makes its lease new and answers the same.
 --
 -- KEYS       as in checks.lua
 -- ARGV[1]    amount, nano-USD
@@ -15,6 +15,8 @@
 --            | {"breaker", until}
 --            | {"over", number of the scope from 1, spent, reserved, limit}
 if held[2] == 'open' then
+    -- whoever asks again has not made the call yet
+    redis.call('ZADD', KEYS[3], now + tonumber(ARGV[5]), KEYS[2])
     return {'reserved', held[1], held[4], ''}
 elseif held[2] then
     return {held[2], held[3]}
@@ -34,6 +36,9 @@ local set_limits = {daily = marker[3], monthly = marker[4], user = marker[5]}
 for i = 5, #KEYS do
     local spent, reserved = counters[i][1] or '0', counters[i][2] or '0'
     local limit = set_limits[ARGV[3 * i - 7]] or ARGV[3 * i - 6]
+    if not is_amount(limit) then
+        return spoilt(KEYS[1])
+    end
     -- a limit of 0 blocks calls that cost nothing, too
     if limit == '0' or tonumber(spent) + tonumber(reserved) + tonumber(ARGV[1]) > tonumber(limit) then
         return {'over', tostring(i - 4), spent, reserved, limit}

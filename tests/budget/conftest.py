@@ -30,7 +30,7 @@ def warm(client: redis.Redis, zone: str = "UTC") -> None:
     """Write the marker as a rebuild does; connections drop any that bears another server's id."""
     fake = isinstance(client, fakeredis.FakeRedis)
     client.hset(
-        WARM, mapping={"server": "fake" if fake else client.info("server")["run_id"], "zone": zone, "version": 0}
+        WARM, mapping={"server": "" if fake else client.info("server")["run_id"], "zone": zone, "version": 0}
     )
 
 

@@ -77,6 +77,14 @@ def test_reserving_again_by_the_same_attempt_writes_nothing(make_ledger: MakeLed
     assert dump(client) == before
 
 
+def test_reserving_again_makes_the_lease_new(make_ledger: MakeLedger) -> None:
+    ledger = make_ledger()
+    hold(ledger, lease_s=-1)
+    assert ledger.overdue()
+    hold(ledger, lease_s=60)
+    assert ledger.overdue() == [], "the call of whoever asked again is still to come"
+
+
 def test_reserving_again_is_granted_even_if_the_budget_is_full_by_now(make_ledger: MakeLedger) -> None:
     ledger = make_ledger(daily_budget_usd=usd(100))
     first = hold(ledger, amount=100)

@@ -188,8 +188,8 @@ def test_settling_on_a_spoilt_key_fails_before_the_first_write(
 @pytest.mark.parametrize(
     ("spent", "limit", "words"),
     [
-        (0, 100, ["can never fit in the daily budget", "(limit $0.0000001, spent $0.00, reserved $0.00, resets "]),
-        (150, 200, ["does not fit in what is left of the daily budget", "spent $0.00000015", "up to $0.00000015"]),
+        (0, 100, ["can never fit in the daily budget", "(limit $0.0000001, spent $0.00, reserved $0.00)"]),
+        (150, 200, ["up to $0.00000015 does not fit in what is left of the daily budget", "spent $0.00000015", " UTC)"]),
     ],
 )
 def test_the_sentence_says_whether_waiting_helps(
@@ -200,7 +200,7 @@ def test_the_sentence_says_whether_waiting_helps(
         ledger.settle("a0", hold(ledger, "a0", spent).scope_keys, spent)
     with pytest.raises(BudgetExceeded) as refused:
         hold(ledger, "a1", 150)
-    for word in [*words, " 00:00 UTC)"]:
+    for word in words:
         assert word in str(refused.value)
 
 

@@ -65,8 +65,8 @@ def test_every_change_says_who_when_from_and_to(warm_ledger: Ledger) -> None:
     with read() as session:
         found = [(c.what, c.subject, c.before, c.after, c.who) for c in latest(session, 10)]
     assert found == [
-        ("limit", "daily", "8.50", None, "ann@desk"),
-        ("limit", "daily", "7", "8.50", "ann@desk"),
+        ("limit", "daily", "8.5", None, "ann@desk"),
+        ("limit", "daily", "7", "8.5", "ann@desk"),
         ("limit", "daily", None, "7", "ann@desk"),
     ]
 
@@ -79,6 +79,9 @@ def test_every_change_says_who_when_from_and_to(warm_ledger: Ledger) -> None:
         ("daily", "-5", "limit: '-5' is no limit; give USD from 0"),
         ("daily", "plenty", "limit: 'plenty' is no limit"),
         ("daily", "", "limit: '' is no limit"),
+        ("daily", "1_0", "limit: '1_0' is no limit"),
+        ("daily", "٥", "limit: '٥' is no limit"),
+        ("daily", "1" * 41, "is no limit"),
     ],
 )
 def test_what_is_no_limit_changes_nothing(warm_ledger: Ledger, scope: str, limit: str, sentence: str) -> None:

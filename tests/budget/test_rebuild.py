@@ -9,12 +9,14 @@ import pytest
 import redis
 from sqlalchemy.exc import OperationalError
 
+from budget.compare import differences
 from budget.connection import connect
 from budget.errors import BudgetExceeded, LedgerDown
 from budget.ledger import Ledger
 from budget.periods import periods_at
-from budget.rebuild import rebuild_if_cold
+from budget.rebuild import rebuild, rebuild_if_cold
 from budget.scopes import OPEN, REBUILDING, WARM, job_key, month_key, reservation_key
+from budget.settings import BudgetSettings
 from db.models import Attempt, AttemptState, Job, JobState
 from db.session import write
 from tests.budget.conftest import counters, dump
@@ -148,6 +150,47 @@ def test_a_rebuilder_that_finds_the_ledger_warm_gives_the_lock_back(
     monkeypatch.setattr("budget.rebuild.time", others)
     assert not rebuild_if_cold(warm_ledger, wait_s=0)
     assert set(dump(warm_ledger.client)) == {WARM}
+
+
+def test_a_lock_that_was_taken_while_the_ledger_was_warm_does_not_count(
+    warm_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its waiting would be counted for the next time that the ledger is lost."""
+    answers = iter([0, 1])
+    monkeypatch.setattr(warm_ledger.client, "exists", lambda _: next(answers))
+    monkeypatch.setattr("budget.rebuild.time", SimpleNamespace(sleep=pytest.fail))
+    assert not rebuild_if_cold(warm_ledger)
+    assert not warm_ledger.client.get(REBUILDING)
+
+
+def test_a_rebuild_from_a_shell_with_another_zone_is_refused_unless_it_is_meant(
+    warm_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Ledger(warm_ledger.client, BudgetSettings(budget_timezone="Asia/Tokyo"))
+    for act in (lambda: rebuild(other), other.usage, lambda: differences(other)):
+        with pytest.raises(
+            LedgerDown, match="BUDGET_TIMEZONE is Asia/Tokyo here, but the ledger's days are those of UTC"
+        ):
+            act()
+    assert warm_ledger.usage()
+    monkeypatch.setattr("budget.rebuild.time", SimpleNamespace(sleep=lambda _: None, time=time.time))
+    rebuild(other, new_zone=True)
+    assert other.usage()
+
+
+def test_what_redis_holds_and_sql_does_not_is_a_difference(warm_ledger: Ledger) -> None:
+    warm_ledger.settle("a", warm_ledger.reserve("a", 9, job_id="j", user_id="u1", job_cap=9, lease_s=60).scope_keys, 5)
+    found = {(one.key.split(":")[1], one.field, one.redis, one.sql) for one in differences(warm_ledger)}
+    assert found == {(scope, "spent", 5, 0) for scope in ("day", "month", "user")}
+
+
+def test_an_attempt_that_lasts_open_in_one_place_only_is_named(warm_ledger: Ledger) -> None:
+    busy(warm_ledger)
+    assert differences(warm_ledger) == []
+    warm_ledger.reserve("nowhere in SQL", 9, job_id="j", user_id="u1", job_cap=9, lease_s=60)
+    warm_ledger.client.hincrby(month_key(periods_at(time.time(), UTC).month), "reserved", 1)
+    found = {(one.key.split(":")[1], one.field, one.redis - one.sql) for one in differences(warm_ledger)}
+    assert found == {("reservation", "reserved", 9), ("month", "reserved", 1)}
 
 
 def test_a_rebuild_that_fails_gives_the_lock_back_so_that_the_next_can_try(

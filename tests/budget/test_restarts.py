@@ -83,6 +83,20 @@ def test_a_server_that_was_never_away_stays_warm_for_new_connections(server: tup
     hold(Ledger(connect(url), BudgetSettings()), "b", 4)
 
 
+def test_a_connection_of_before_does_not_work_on_the_counters_of_another_server(server: tuple[str, Server]) -> None:
+    """A replica took over, and its data came back here by replication, while this connection stayed open."""
+    url, start = server
+    start()
+    ledger = warm(url)
+    hold(ledger, "a", 4)
+    ledger.client.hset(WARM, "server", "the other's")
+    with pytest.raises(LedgerCold):
+        hold(ledger, "b", 4)
+    with pytest.raises(LedgerCold):
+        hold(ledger, "b", 4)
+    assert not ledger.client.exists(WARM), "whoever connects anew sees to the rebuild"
+
+
 def test_a_server_that_may_evict_counters_is_refused(server: tuple[str, Server]) -> None:
     url, start = server
     start()

@@ -126,7 +126,7 @@ def operate_the_budget(home: Path, job_id: str, attempt_id: str) -> None:
     assert daily["left_usd"] == pytest.approx(0.5 - daily["spent_usd"] - daily["reserved_usd"])
     wait_until(lambda: run("budget")["budgets"][0]["reserved_usd"] == 0)
     assert run("budget", "check") == []
-    assert run("budget", "correct", attempt_id[:12], "0.3")["counted"] is True
+    assert run("budget", "correct", attempt_id[:12], "0.3") == {"attempt": attempt_id, "cost_usd": 0.3}
     assert run("budget")["budgets"][0]["spent_usd"] > 0.3
     assert run("budget", "check") == []
     assert run("job", job_id)["attempts"][0]["cost_basis"] == "by_hand"
@@ -243,6 +243,7 @@ def test_models_are_listed(tmp_path: Path) -> None:
         (("job", "nothing"), {}, "there is no job whose id begins with 'nothing'"),
         (("budget", "set", "weekly", "5"), {}, "scope: 'weekly' has no limit to set; known: daily, monthly, user"),
         (("budget", "set", "daily", "much"), {}, "limit: 'much' is no limit; give USD from 0"),
+        (("budget", "set", "daily", "-5"), {}, "limit: '-5' is no limit; give USD from 0"),
         (("budget", "correct", "nothing", "5"), {}, "there is no attempt whose id begins with 'nothing'"),
         (("budget",), {"COST_ALERT_THRESHOLD": "80"}, "COST_ALERT_THRESHOLD: '80' is no share; give a number above 0"),
     ],

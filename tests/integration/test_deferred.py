@@ -56,3 +56,15 @@ def test_many_wait_and_all_are_done_once_there_is_room(quiet: RunningStack) -> N
     sums = quiet.sums().since(before)
     assert sums.bill == sums.ledger == sums.rows == sums.jobs > 0
     assert differences(ledger()) == []
+
+
+def test_redis_and_sql_agree_while_both_are_at_work(quiet: RunningStack) -> None:
+    quiet.fault(fault="latency", seconds=1)
+    ids = [parse.delay(job_description=f"{POSTING} {number}", user_id=number % 5).id for number in range(250)]
+    looks = 0
+    while not all(JobState(quiet.job(job_id).state).final for job_id in ids[-10:]):
+        assert differences(ledger()) == []
+        looks += 1
+    assert looks >= 3
+    assert {job.state for job in quiet.wait_final(ids)} == {JobState.SUCCEEDED}
+    assert differences(ledger()) == []

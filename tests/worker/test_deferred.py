@@ -11,9 +11,11 @@ from budget.money import usd_to_nano
 from db.jobs import cancel, claim
 from db.models import Job, JobState, utc_now
 from db.session import read, write
+from tasks.kinds import Parse
 from tests.worker.conftest import Simulator
 from tests.worker.lab import POSTING, allow_daily, attempts, run, run_to_the_end, spent_and_reserved, submit
-from worker.errors import Deferred, JobFailed
+from worker.errors import Deferred, JobFailed, NotOurs
+from worker.run import run_job
 from worker.sweeper import PATIENCE_S, _release_deferred
 
 pytestmark = pytest.mark.xdist_group("litellm")
@@ -144,11 +146,46 @@ def _generate() -> Any:
     return Generate()
 
 
-def test_a_parked_job_can_be_cancelled_and_a_stray_message_may_run_it(simulator: Simulator) -> None:
+def test_a_parked_job_can_be_cancelled_and_a_stray_message_leaves_it_where_it_is(simulator: Simulator) -> None:
     fill_the_day()
     first, second = park(), park()
     with write() as session:
         assert cancel(session, first)
-        assert claim(session, second, "a runner") is not None
-    assert job(first).state == JobState.CANCELLED
-    assert _release_deferred() == []
+        assert claim(session, second, "a runner") is None
+    assert (job(first).state, job(second).state) == (JobState.CANCELLED, JobState.DEFERRED)
+    with pytest.raises(NotOurs):
+        run(second)
+
+
+def test_what_hangs_on_a_job_is_kept_over_every_parking(simulator: Simulator) -> None:
+    fill_the_day()
+    job_id = submit(job_description=POSTING, on_budget="defer")
+    for message in ({"task": "the rest of a chain"}, None):
+        with pytest.raises(Deferred):
+            run_job(Parse(), job_id, lambda done, total: None, message)
+        assert job(job_id).message == {"task": "the rest of a chain"}
+        with write() as session:
+            session.get_one(Job, job_id).state = JobState.QUEUED
+
+
+def test_a_job_behind_a_thousand_of_a_user_without_room_is_released(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.deferred.PAGE", 7)
+    held = fill_the_day()
+    for _ in range(30):
+        park(user_id=1)
+    other = park(user_id=2)
+    ledger().release(*held)
+    set_limit("user", "4", "a test")
+    ledger().reserve("of user 1", usd_to_nano(4) - 1000, job_id="x", user_id="1", job_cap=None, lease_s=600)
+    assert [found.id for found in _release_deferred()] == [other]
+
+
+def test_a_job_that_waits_for_a_moment_goes_on_then_and_not_before(simulator: Simulator) -> None:
+    job_id = submit(job_description=POSTING)
+    for seconds, released in ((60, []), (-1, [job_id])):
+        with write() as session:
+            row = session.get_one(Job, job_id)
+            row.state, row.due_at, row.needed_nano = JobState.DEFERRED, utc_now() + timedelta(seconds=seconds), None
+        assert [found.id for found in _release_deferred()] == released

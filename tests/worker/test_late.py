@@ -95,8 +95,8 @@ def test_a_person_corrects_the_cost_everywhere_and_it_is_noted(simulator: Simula
     lost = lose_one(simulator)
     assert lost.cost_basis == CostBasis.RESERVATION
     before, _ = spent_and_reserved()
-    assert correct(lost.id, 17, "ann@desk")
-    assert correct(lost.id, 17, "ann@desk"), "once more is no harm"
+    correct(lost.id, 17, "ann@desk")
+    correct(lost.id, 17, "ann@desk")  # once more is no harm
     assert spent_and_reserved() == (before - lost.cost_nano + 17, 0)
     with read() as session:
         job = session.get_one(Job, lost.job_id)
@@ -107,17 +107,19 @@ def test_a_person_corrects_the_cost_everywhere_and_it_is_noted(simulator: Simula
     assert differences(ledger()) == []
 
 
-def test_a_correction_holds_over_a_rebuild_and_can_still_be_made_after_one(simulator: Simulator) -> None:
+def test_a_correction_holds_over_a_rebuild_and_can_still_be_made_after_one(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("budget.correct.rebuild", rebuild_now)
     lost = lose_one(simulator)
     rest = spent_and_reserved()[0] - lost.cost_nano
     rebuild_now(ledger())
     assert spent_and_reserved() == (rest + lost.cost_nano, 0)
-    assert correct(lost.id, 17, "ann@desk")
+    correct(lost.id, 17, "ann@desk")
     assert spent_and_reserved() == (rest + 17, 0)
     rebuild_now(ledger())
     assert spent_and_reserved() == (rest + 17, 0)
-    assert not correct(lost.id, 18, "ann@desk"), "the ledger knows open and unknown ones only"
-    rebuild_now(ledger())
+    correct(lost.id, 18, "ann@desk")  # Redis knows only open and unknown ones now, so this rebuilds
     assert spent_and_reserved() == (rest + 18, 0)
     _end_overdue()
     assert differences(ledger()) == []
@@ -204,5 +206,41 @@ def test_a_correction_of_a_call_whose_settling_was_lost_ends_its_reservation(
         run(submit())
     (attempt,) = attempts()
     assert spent_and_reserved() == (0, attempt.reserved_nano)
-    assert correct(attempt.id, 17, "ann@desk")
+    correct(attempt.id, 17, "ann@desk")
     assert spent_and_reserved() == (17, 0)
+
+
+@pytest.mark.usefixtures("_taken_for_dead")
+def test_a_late_answer_does_not_undo_a_correction_by_hand(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import worker.attempt
+
+    call = worker.attempt.run_on_loop
+
+    def corrected_meanwhile(coroutine: Any) -> Any:
+        answer = call(coroutine)
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger(), "_end", away)
+            with pytest.raises(LedgerDown):
+                correct(attempts()[0].id, 12_345, "ann@desk")
+        return answer
+
+    monkeypatch.setattr("worker.attempt.run_on_loop", corrected_meanwhile)
+    with pytest.raises(NotOurs):
+        run(submit())
+    assert spent_and_reserved() == (12_345, 0)
+    assert attempts()[0].cost_nano == 12_345
+
+
+def away(*_: Any) -> None:
+    raise LedgerDown("away")
+
+
+def test_a_reservation_that_cannot_be_ended_keeps_none_behind_it_waiting(simulator: Simulator) -> None:
+    spoilt = ledger().reserve("spoilt", 7, job_id="j", user_id="odd", job_cap=None, lease_s=-1)
+    ledger().reserve("behind", 9, job_id="j", user_id=None, job_cap=None, lease_s=-1)
+    ledger().client.hset(spoilt.scope_keys[2], mapping={"spent": 0, "reserved": 0})
+    assert _end_overdue() == 1
+    assert spent_and_reserved() == (0, 7)
+    assert ledger().overdue() == [], "the spoilt one is tried again later"
