@@ -1,7 +1,8 @@
 """The day and the month that pay for a call, in the budget's time zone."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +19,17 @@ class Periods:
 
 def periods_at(moment: float, zone: tzinfo) -> Periods:
     """The periods that hold `moment` (seconds since 1970). Days of 23 and 25 hours are as long as they are."""
-    local = datetime.fromtimestamp(moment, zone)
-    midnight = datetime(local.year, local.month, local.day, tzinfo=zone)
-    next_day = datetime.combine(local.date() + timedelta(days=1), midnight.time(), tzinfo=zone)
-    next_month = datetime(local.year + local.month // 12, local.month % 12 + 1, 1, tzinfo=zone)
+    return _periods_of(datetime.fromtimestamp(moment, zone).date(), zone)
+
+
+@lru_cache(maxsize=8)
+def _periods_of(day: date, zone: tzinfo) -> Periods:
+    midnight = datetime(day.year, day.month, day.day, tzinfo=zone)
+    next_day = datetime.combine(day + timedelta(days=1), midnight.time(), tzinfo=zone)
+    next_month = datetime(day.year + day.month // 12, day.month % 12 + 1, 1, tzinfo=zone)
     return Periods(
-        day=local.date().isoformat(),
-        month=f"{local.year:04}-{local.month:02}",
+        day=day.isoformat(),
+        month=f"{day.year:04}-{day.month:02}",
         day_start=_seconds(midnight),
         day_end=_seconds(next_day),
         month_end=_seconds(next_month),

@@ -19,9 +19,9 @@ end
 local function close(state, charge)
     local was_open = held[2] == 'open'
     local change = tonumber(charge) - (was_open and 0 or tonumber(held[3]))
-    local paying = {}
+    local reserved_in, paying = '\n' .. held[4] .. '\n', {}
     for i = 5, #KEYS do
-        if string.find('\n' .. held[4] .. '\n', '\n' .. KEYS[i] .. '\n', 1, true) then
+        if string.find(reserved_in, '\n' .. KEYS[i] .. '\n', 1, true) then
             local exists = counters[i][1] or counters[i][2]
             local spent, reserved = tonumber(counters[i][1] or '0'), tonumber(counters[i][2] or '0')
             if exists and (spent + change < 0 or was_open and reserved < tonumber(held[1])) then
@@ -34,12 +34,13 @@ local function close(state, charge)
     if #paying ~= newlines + 1 then
         return redis.error_reply('BADARG the scopes are not those that were reserved')
     end
+    local difference = string.format('%.0f', change)
     for _, key in ipairs(paying) do
         if key then
             if was_open and held[1] ~= '0' then -- '-0' is no integer
                 redis.call('HINCRBY', key, 'reserved', '-' .. held[1])
             end
-            redis.call('HINCRBY', key, 'spent', string.format('%.0f', change))
+            redis.call('HINCRBY', key, 'spent', difference)
         end
     end
     redis.call('HSET', KEYS[2], 'state', state, 'charged', charge)
