@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint types format bench-enqueue bench-jobs bench-simulator lock clean
+.PHONY: help install demo up test lint types format bench-enqueue bench-jobs bench-ledger bench-simulator lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -40,6 +40,9 @@ bench-enqueue: install  ## What submitting costs an application (JSON)
 
 bench-jobs: install  ## What a job costs a worker (JSON)
 	@$(BIN)/python benchmarks/jobs.py
+
+bench-ledger: install  ## What admission costs, beside bare counters (JSON)
+	@$(BIN)/python benchmarks/ledger.py
 
 bench-simulator: install  ## How many requests a second the simulator serves (JSON)
 	@$(BIN)/python benchmarks/simulator.py

@@ -9,6 +9,8 @@ from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
 DAY_S = 86_400
+# an expired reservation is asked about in SQL this often
+LOOK_AGAIN_S = 3600
 MOST = 9_007_199_254_740_991
 TAG = "{paymaster}"
 
@@ -63,15 +65,12 @@ class Reference:
         mine = [row for row in self.rows.values() if key in row.keys] if key in self.counters else []
         return sum(row.spent for row in mine), sum(row.reserved for row in mine)
 
-    def scopes(
-        self, now: float, user: str | None, job: str, cap: int | None
-    ) -> list[tuple[str, str, int, float]]:
+    def scopes(self, now: float, user: str | None, job: str, cap: int | None) -> list[tuple[str, str, int, float]]:
         """name, key, limit, end of the key"""
         local = datetime.fromtimestamp(now, self.zone)
         day, month = f"{local:%Y-%m-%d}", f"{local:%Y-%m}"
-        midnight = local.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-        tomorrow = midnight.timestamp()
-        first = (midnight.replace(day=1) if local.month != midnight.month else midnight.replace(day=28))
+        midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
+        tomorrow, first = (midnight + timedelta(days=1)).timestamp(), midnight
         while first.month == local.month:
             first += timedelta(days=1)
         keep_month = first.timestamp() + 3 * DAY_S
@@ -82,7 +81,7 @@ class Reference:
         if user is not None:
             found.append(("user", f"{TAG}:user:{day}:{user}", self.limit("user"), tomorrow + 3 * DAY_S))
         if cap is not None:
-            found.append(("job", f"{TAG}:job:{job}", cap, tomorrow + 7 * DAY_S))
+            found.append(("job", f"{TAG}:job:{job}", cap, keep_month + 4 * DAY_S))
         return found
 
     def limit(self, name: str) -> int:
@@ -95,8 +94,11 @@ class Reference:
         if not self.warm:
             return ("cold",)
         row = self.rows.get(attempt)
+        if row and row.state == "open":
+            row.listed = int(now) + lease
+            return ("reserved", attempt, row.amount, row.keys)
         if row and row.state:
-            return ("reserved", attempt, row.amount, row.keys) if row.state == "open" else ("down",)
+            return ("down",)
         scopes = self.scopes(now, user, job, cap)
         for name, key, limit, _ in scopes:
             spent, reserved = self.standing(key)
@@ -117,15 +119,14 @@ class Reference:
             return ("cold",)
         if row.state is None:
             return "absent"
-        if row.state == "open" and how == "correct":
-            return "open"
-        if row.state != "open":
-            row.listed = None
-        closes = {"open": ("settle", "release", "expire"), "expired": ("settle", "release", "correct")}
+        if row.listed is not None and row.state != "open":
+            row.listed = int(now) + LOOK_AGAIN_S if row.state == "expired" else None
+        closes = {"open": ("settle", "release", "expire", "correct"), "expired": ("settle", "release", "correct")}
         if how in closes.get(row.state, ("correct",)):
             row.state = {"settle": "settled", "correct": "settled", "release": "released", "expire": "expired"}[how]
             row.charged = row.spent = {"release": 0, "expire": row.amount}.get(how, charge)
-            row.reserved, row.listed, row.gone_at = 0, None, now + DAY_S
+            row.reserved, row.gone_at = 0, now + DAY_S
+            row.listed = int(now) + LOOK_AGAIN_S if row.state == "expired" else None
         return row.state
 
     def extend(self, now: float, row: Row, lease: int) -> str | tuple[str]:
@@ -162,6 +163,22 @@ class Reference:
             if row.basis == "calling" or (row.basis == "reservation" and row.month >= this_month)
         }
         return counters, open_yet
+
+    def differences(self, now: float) -> set[tuple[str, str, Any, Any]]:
+        """Where Redis and SQL do not agree: key, field, Redis', SQL's."""
+        wanted, open_yet = self.figures(now)
+        users_of_today = self.scopes(now, "", "", None)[2][1]
+        found: set[tuple[str, str, Any, Any]] = set()
+        for key in wanted.keys() | {key for key in self.counters if key.startswith(users_of_today)}:
+            pairs = zip(("spent", "reserved"), self.standing(key), wanted.get(key, (0, 0)), strict=True)
+            found |= {(key, name, held, right) for name, held, right in pairs if held != right}
+        for row in self.rows.values():
+            right = None
+            if row.attempt in open_yet:
+                right = "open" if row.basis == "calling" else "expired"
+            if (row.listed is not None or right) and row.state != right and "open" in (row.state, right):
+                found.add((row.reservation, "state", row.state, right))
+        return found
 
     def rebuild(self, now: float) -> None:
         counters, open_yet = self.figures(now)
