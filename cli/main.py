@@ -149,12 +149,12 @@ def _refusal(error: Exception) -> str | None:
     from budget.errors import LedgerError
     from cli.inputs import InputError
     from db.environment import SettingsError
-    from selection.registry import RegistryError, UnknownModel
-    from selection.strategies import UnknownStrategy
+    from selection.data import DataError
+    from selection.errors import CannotSelect
     from worker.errors import InvalidJob
 
-    ours: tuple[Any, ...] = (StackError, InputError, SettingsError, RegistryError, UnknownModel, UnknownStrategy)
-    if isinstance(error, (*ours, InvalidJob, LedgerError)):
+    ours: tuple[Any, ...] = (StackError, InputError, SettingsError, DataError, CannotSelect, InvalidJob, LedgerError)
+    if isinstance(error, ours):
         return str(error)
     if isinstance(error, BrokerError):
         return "the broker cannot be reached; is the stack up, and CELERY_BROKER_URL or REDIS_URL right?"

@@ -11,7 +11,7 @@ from db import jobs
 from db.models import Job, JobState
 from db.session import read
 from selection.registry import load_registry
-from selection.select import MODEL_KIND
+from selection.strategies import MODEL_KIND
 
 # of the table of models, on a terminal that does not hold all of it; --json has everything
 NARROW_COLUMNS = 5

@@ -14,7 +14,7 @@ from cli.inputs import artifacts_of, generate_fields, one_of, parse_fields, reco
 from cli.output import console, print_json
 from db.models import Job, JobState
 from db.session import read
-from selection.select import MODEL_KIND
+from selection.strategies import MODEL_KIND
 from worker.errors import InvalidJob
 
 POLL_S = 0.2

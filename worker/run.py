@@ -22,15 +22,17 @@ from db.jobs import LEASE_S
 from db.models import Attempt, AttemptState, Job, JobState, utc_now
 from db.session import read
 from db.writer import group_writer
-from selection.registry import Model, UnknownModel, load_registry
-from selection.select import Selection, select
-from selection.settings import SelectionSettings
-from selection.strategies import UnknownStrategy
+from selection.errors import CannotSelect
+from selection.reasons import Reason, after_failure
+from selection.registry import Model, load_registry
+from selection.select import Selection
 from worker.attempt import Done, LostJob, NotRecorded, Plan, run_attempt, worst_case
+from worker.choose import choose
 from worker.errors import CallFailed, ErrorClass, InvalidJob, JobFailed
 from worker.heartbeat import running
 from worker.kind import JobKind, Request
 from worker.settings import WorkerSettings
+from worker.tokens import most_input_tokens
 
 TRIES_PER_MODEL = 2
 NOT_THE_MODELS_FAULT = ("late_record", "runner_lost")
@@ -105,7 +107,7 @@ def _as_failure(error: Exception) -> JobFailed:
     the message, which may quote the job."""
     if isinstance(error, JobFailed):
         return error
-    if isinstance(error, InvalidJob | UnknownModel | UnknownStrategy):
+    if isinstance(error, InvalidJob | CannotSelect):
         return JobFailed(str(error), "invalid")
     places = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
     logger.error("unforeseen %s at\n%s", type(error).__name__, places)
@@ -147,8 +149,8 @@ class _Run:
         self.progress = progress
         self.history = self._close_abandoned() if job.runs > 1 else []
         self.payload = kind.payload(job.payload)
-        self.selection: Selection = select(kind.facts(self.payload), read_settings(SelectionSettings))
         self.requests: dict[str, list[Request]] = {}
+        self.selection: Selection = choose(kind, self.payload, job.id, self._most_input)
         self.kept: Any = None
         self.metadata: dict[str, Any] = {}
 
@@ -179,6 +181,11 @@ class _Run:
         if model.id not in self.requests:
             self.requests[model.id] = self.kind.requests(self.payload, model)
         return self.requests[model.id]
+
+    def _most_input(self, model: Model) -> int:
+        """The most input tokens that the provider can count for one of the job's requests."""
+        provider = load_registry().provider_of(model)
+        return max(most_input_tokens(request.texts, model, provider) for request in self._requests_for(model))
 
     def _close_abandoned(self) -> Sequence[Attempt]:
         """All attempts so far. Those that a dead runner left open are charged at their reservations."""
@@ -253,10 +260,10 @@ class _Run:
         strategy = self.selection.strategy
         reason = self.selection.reason
         if downgraded:
-            reason = "budget_downgrade"
+            reason = Reason.BUDGET_DOWNGRADE
         elif model.id != self.selection.candidates[0].id:
             codes = [attempt.error_code for attempt in self.history if attempt.error_code]
-            reason = f"fallback_after_{codes[-1]}" if codes else "model_of_earlier_parts"
+            reason = after_failure(codes[-1]) if codes else Reason.MODEL_OF_EARLIER_PARTS
         return Plan(
             job_id=self.job.id,
             number=len(self.history) + 1,

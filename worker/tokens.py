@@ -2,7 +2,6 @@
 provider's margin covers what is not known. Counting runs at about 15 MB/s and needs no network: litellm
 carries the tokenizers' data, which is used here without importing litellm."""
 
-import math
 import os
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -40,4 +39,4 @@ def count_tokens(text: str, tokenizer: str) -> int:
 def most_input_tokens(texts: Iterable[str], model: Model, provider: Provider) -> int:
     """No provider counts more input tokens than this for a request made of these texts."""
     counted = sum(count_tokens(text, model.tokenizer) for text in texts)
-    return math.ceil(counted * provider.input_margin) + provider.input_overhead
+    return provider.most_input(counted)

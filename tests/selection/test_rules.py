@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import settings as bounded
 from hypothesis import strategies as st
 
-from selection.select import JobFacts, complexity_score, count_words, select
+from selection.rules import JobFacts, count_words
+from selection.select import select
 from selection.settings import SelectionSettings
+from selection.strategies import find_strategy
 
 MINI, GPT = "gpt-4o-mini", "gpt-4o"
 SONNET, OPUS = "claude-sonnet-4-20250514", "claude-opus-4-1-20250805"
@@ -18,6 +20,10 @@ PARSE = dict(zip(STRATEGIES, (MINI, GPT, SONNET, OPUS), strict=True))
 COMPLEX = dict(zip(STRATEGIES, (SONNET, SONNET, OPUS, OPUS), strict=True))
 EMBED = dict(zip(STRATEGIES, (SMALL, SMALL, LARGE, LARGE), strict=True))
 QUALITY = ("quality_optimized", "experimental")
+
+
+def score(facts: JobFacts) -> float:
+    return find_strategy("balanced").complexity.score(facts)
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +98,7 @@ def test_complexity_is_the_sum_of_its_three_parts(
     words: int, artifacts: int, creative: bool, complexity: float, _model: str
 ) -> None:
     facts = JobFacts(kind="generate", words=words, artifacts=artifacts, creative=creative)
-    assert complexity_score(facts) == complexity
+    assert score(facts) == complexity
     assert select(facts, SelectionSettings()).complexity == complexity
 
 
@@ -101,10 +107,10 @@ def test_complexity_is_the_sum_of_its_three_parts(
 def test_complexity_stays_between_0_and_1_and_grows_with_the_artifacts(
     words: int, artifacts: int, creative: bool
 ) -> None:
-    score = complexity_score(JobFacts("generate", words, artifacts, creative))
-    more = complexity_score(JobFacts("generate", words, artifacts + 1, creative))
-    assert 0 <= score <= more <= 1
-    assert more - score == pytest.approx(0.05 if artifacts < 8 else 0)
+    less = score(JobFacts("generate", words, artifacts, creative))
+    more = score(JobFacts("generate", words, artifacts + 1, creative))
+    assert 0 <= less <= more <= 1
+    assert more - less == pytest.approx(0.05 if artifacts < 8 else 0)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 
 from db.jobs import CLAIM_WITHIN_S
 from db.models import Job, JobState, utc_now
+from db.once import once_per_environment
 from db.session import read
 from tasks.kinds import Embed, Generate, Parse
 from worker.errors import InvalidJob
@@ -114,6 +115,20 @@ def test_a_header_that_is_honoured_decides_the_queue(monkeypatch: pytest.MonkeyP
     assert accept(Generate(), "j", {**CV, "x_llm_model": OPUS}, due_in_s=0).queue == "generate-premium"
 
 
+@needs_database
+@pytest.mark.parametrize("header", ["gpt-9", "text-embedding-3-small", "'; DROP TABLE jobs"])
+def test_a_header_is_refused_where_it_is_honoured_and_otherwise_not_looked_at(
+    header: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert accept(Parse(), "j", {**POSTING, "x_llm_model": header}, due_in_s=0).queue == "parse"
+    monkeypatch.setenv("ENABLE_LLM_MODEL_HEADER", "true")
+    once_per_environment.forget_all()
+    with pytest.raises(InvalidJob, match=r"^parse: X-LLM-Model: the given name is ") as refused:
+        accept(Parse(), "j2", {**POSTING, "x_llm_model": header}, due_in_s=0)
+    assert repr(header) not in str(refused.value) and "DROP" not in str(refused.value)
+    assert rows() == 1
+
+
 def deep(levels: int) -> dict[str, Any]:
     outer: dict[str, Any] = {}
     for _ in range(levels):
@@ -125,7 +140,6 @@ REFUSED = [
     (Parse(), {}, "parse: field job_description is missing"),
     (Parse(), {**POSTING, "api_key": "SECRET"}, "parse: field api_key is not known"),
     (Parse(), {**POSTING, "model": "gpt-9"}, "parse: model: 'gpt-9' is not in the model registry"),
-    (Parse(), {**POSTING, "x_llm_model": "gpt-9"}, "parse: model: 'gpt-9' is not in the model registry"),
     (Parse(), {**POSTING, "model": "text-embedding-3-small"}, "is no chat model"),
     (Embed(), {"texts": ["a"], "model": "gpt-4o"}, "embed: model: 'gpt-4o' is no embedding model"),
     (Generate(), {**CV, "strategy": "cheapest"}, "generate: strategy: 'cheapest' is unknown"),
