@@ -17,13 +17,18 @@ from selection.registry import Model, Provider
 CHUNK_CHARS = 4096
 
 
+def litellm_folder() -> Path:
+    """Where litellm is installed, found without the seconds that importing it takes."""
+    litellm = find_spec("litellm")
+    if litellm is None or litellm.origin is None:
+        raise ModuleNotFoundError("litellm is not installed")
+    return Path(litellm.origin).parent
+
+
 @once_per_process
 def encodings() -> dict[str, tiktoken.Encoding]:
     """The tokenizers by name; half a second of loading."""
-    litellm = find_spec("litellm")
-    if litellm is not None and litellm.origin is not None:
-        folder = Path(litellm.origin).parent / "litellm_core_utils" / "tokenizers"
-        os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(folder))
+    os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(litellm_folder() / "litellm_core_utils" / "tokenizers"))
     return {name: tiktoken.get_encoding(name) for name in ("o200k_base", "cl100k_base")}
 
 
