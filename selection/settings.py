@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PrivateAttr
 from pydantic_settings import BaseSettings, NoDecode
 
 from selection.split import Shares, parse_shares
@@ -18,6 +18,11 @@ NO_API = ("LLM_MODEL_DEFAULT", ALLOWED)
 def variable_of(api: str) -> str:
     """The variable that sets the model of one API of the product: `keywords` → `LLM_MODEL_KEYWORDS`."""
     return OF_AN_API + api.upper().replace("-", "_")
+
+
+def _variables_of_apis() -> dict[str, str]:
+    """The variables that speak of an API's models."""
+    return {name: told for name, value in os.environ.items() if name.startswith(OF_AN_API) and (told := value.strip())}
 
 
 def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -43,28 +48,23 @@ class SelectionSettings(BaseSettings):
         (), description="The models that jobs may ask for, separated by commas; empty for all."
     )
 
-    def model_post_init(self, context: Any, /) -> None:
-        """Keep what the environment says of single APIs: the names of those variables are not known beforehand."""
-        super().model_post_init(context)
-        self.__dict__["_of_apis"] = {
-            name: value for name, value in os.environ.items() if name.startswith(OF_AN_API) and value.strip()
-        }
+    # the names of these variables are not known beforehand
+    _of_apis: dict[str, str] = PrivateAttr(default_factory=_variables_of_apis)
 
     @property
     def named_models(self) -> dict[str, tuple[str, ...]]:
         """Variable -> the models it names, of every variable that names some."""
-        named = {name: _names(value) for name, value in self.__dict__["_of_apis"].items()}
+        named = {n: _names(value) if n.startswith(ALLOWED) else (value,) for n, value in self._of_apis.items()}
         return named | {"LLM_MODEL_DEFAULT": (self.llm_model_default,), ALLOWED: self.llm_model_allowed}
 
     def model_for_api(self, api: str | None) -> str | None:
         """The model that `LLM_MODEL_<API>` sets for one API of the product."""
         if not api or (name := variable_of(api)) in NO_API or name.startswith(f"{ALLOWED}_"):
             return None
-        found: str | None = self.__dict__["_of_apis"].get(name)
-        return found
+        return self._of_apis.get(name)
 
     def allowed_for_api(self, api: str | None) -> tuple[str, ...]:
         """The models that a job of this API may ask for: `LLM_MODEL_ALLOWED_<API>`, else `LLM_MODEL_ALLOWED`; empty
         for all."""
-        own = self.__dict__["_of_apis"].get(variable_of(f"allowed_{api}")) if api else None
+        own = self._of_apis.get(variable_of(f"allowed_{api}")) if api else None
         return _names(own) if own else self.llm_model_allowed
