@@ -1,16 +1,18 @@
 """Choosing by the models' measured record, within the bounds of the strategy. Pure: the record is handed in.
 
 The strategy's table stands unless enough of its model's own calls were measured. Then, of the models on the strategy's
-ladder, the one is taken that misses the fewest goals (success first, then quality, then time) and, among those, is
-expected to cost least. The strategy's fallback joins them where the table's model misses the goal of success. None is
-taken that is expected to cost noticeably more than the table's model does together with its failures.
+ladder, the one is taken that misses the fewest goals (quality first, which nothing mends; then success, which fallbacks
+mend; then time) and, among those, is expected to cost least. The strategy's fallback joins them where the table's model
+misses the goal of success. None is taken that is expected to cost noticeably more than the table's model does together
+with its failures.
 
-A small share of the jobs explores: it goes to the table's model or to a cheaper one on the ladder, so that a model that
-was left is found again once it is good.
+A small share of the jobs explores: it goes to the table's model where that was left, or to a cheaper one on the ladder,
+so that a model is found once it is good.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 from budget.money import Usage
 from selection.reasons import Reason
@@ -43,11 +45,16 @@ class Record:
     def success(self) -> float:
         return self.succeeded / self.calls
 
+    def fails_too_often(self, goals: Goals) -> bool:
+        """Whether more calls failed than the goal allows and chance explains (by two standard deviations)."""
+        expected = self.calls * (1 - goals.success)
+        return self.calls - self.succeeded > expected + 2 * sqrt(expected * goals.success)
+
     def misses(self, goals: Goals) -> tuple[bool, bool, bool]:
         """Which goals are missed, the most important first."""
         return (
-            self.success < goals.success,
             self.quality is not None and self.quality < goals.quality,
+            self.fails_too_often(goals),
             self.p95_ms is not None and self.p95_ms > goals.p95_ms,
         )
 
@@ -64,11 +71,13 @@ def adapt(
     ladder = {choice.id, *strategy.ladder(kind).values()}
     best = _best(choice, kind, strategy, ladder, candidates, statistics)
     if bucket(f"explore:{job_id}", 100) < EXPLORED_PERCENT:
-        price = choice.rates.cost(TYPICAL)
-        probes = [m for m in candidates if m.id == choice.id or (m.id in ladder and m.rates.cost(TYPICAL) < price)]
-        probe = probes[bucket(f"probe:{job_id}", len(probes))]
-        if probe.id != best.id:
-            return probe, Reason.ADAPTIVE_EXPLORATION
+        price = _list_price(choice)
+        cheaper = [m for m in candidates if m.id in ladder and m.id != best.id and _list_price(m) < price]
+        left = [choice] if best.id != choice.id else []
+        # what was left for a dearer one comes first
+        probes = left if _list_price(best) > price else left + cheaper
+        if probes:
+            return probes[bucket(f"probe:{job_id}", len(probes))], Reason.ADAPTIVE_EXPLORATION
     return best, None if best.id == choice.id else Reason.ADAPTIVE_RECORD
 
 
@@ -84,7 +93,7 @@ def _best(
     if choice.id not in records:
         return choice
     goals, fallback = strategy.goals, strategy.fallback[kind]
-    bounds = ladder | {fallback} if records[choice.id].success < goals.success else ladder
+    bounds = ladder | {fallback} if records[choice.id].fails_too_often(goals) else ladder
 
     def expected(model: Model) -> float:
         """Nano-USD of a typical job: on this model, and where it fails on the one after it."""
@@ -100,7 +109,11 @@ def _best(
 def _per_call(model: Model, record: Record | None) -> float:
     """Nano-USD of one call for a typical job; what failures were charged is in it."""
     if record is None:
-        return model.rates.cost(TYPICAL)
+        return _list_price(model)
     if not record.tokens:
         return record.cost / record.calls
     return record.cost / record.tokens * TYPICAL.total * record.success
+
+
+def _list_price(model: Model) -> int:
+    return model.rates.cost(TYPICAL)

@@ -16,7 +16,7 @@ from selection.adaptive import Record, Statistics
 
 EVERY_S = 5.0
 # The record is that of the latest calls, and of none that is older.
-LATEST_CALLS = 50
+LATEST_CALLS = 30
 WINDOW = timedelta(hours=1)
 
 logger = logging.getLogger(__name__)
