@@ -17,7 +17,6 @@ from cli.inputs import generate_fields, parse_fields, records
 from cli.output import console, print_json
 from db.environment import read_settings
 from selection.registry import Model, load_registry
-from selection.rules import JobFacts
 from selection.select import select
 from selection.settings import SelectionSettings
 from selection.strategies import find_strategy, load_strategies
@@ -52,8 +51,10 @@ def read_jobs(paths: list[str], artifacts: list[Any], preferences: dict[str, Any
     refused = 0
     for where, content in records(paths):
         for single in content if isinstance(content, list) else [content]:
+            # what can be generated from holds the posting one level deeper
+            posting = single["job_data"] if isinstance(single, dict) and "job_data" in single else single
             try:
-                parse = Parse().payload(parse_fields(where, single))
+                parse = Parse().payload(parse_fields(where, posting))
                 generate = Generate().payload(generate_fields(where, single, artifacts, preferences))
             except InvalidJob as error:
                 refused += 1
@@ -69,7 +70,7 @@ class Replay:
     def __init__(self, jobs: list[Replayed], answers: dict[str, int]) -> None:
         self.jobs = jobs
         self.answers = answers
-        self.settings = read_settings(SelectionSettings).model_copy(update={"enable_llm_model_override": True})
+        self.settings = read_settings(SelectionSettings)
         self._counted: dict[tuple[str, str], int] = {}
 
     def total(self, name: str) -> Total:
@@ -88,9 +89,10 @@ class Replay:
         return total
 
     def _model(self, job: Replayed, name: str) -> Model:
-        strategy = name if name in load_strategies() else None
-        wish = {"strategy": strategy, "model": None if strategy else name}
-        facts: JobFacts = job.kind.facts(job.payload.model_copy(update=wish))
+        if name not in load_strategies():
+            return load_registry().resolve(name, "chat")
+        plain = {"strategy": name, "model": None, "x_llm_model": None, "api": None}
+        facts = job.kind.facts(job.payload.model_copy(update=plain))
 
         def most_input(model: Model) -> int:
             provider = load_registry().provider_of(model)
