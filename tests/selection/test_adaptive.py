@@ -8,7 +8,7 @@ import pytest
 
 from selection.adaptive import ENOUGH, EXPLORED_PERCENT, TYPICAL, Record, Statistics
 from selection.reasons import Reason
-from selection.registry import Model, load_registry
+from selection.registry import Model, Registry, load_registry
 from selection.rules import JobFacts
 from selection.select import Selection, select
 from selection.settings import SelectionSettings
@@ -133,10 +133,19 @@ def test_a_model_that_does_not_fit_is_not_chosen_for_its_record() -> None:
     small = {MINI: 128_000, GPT: 1_000_000, SONNET: 200_000}
     registry = load_registry()
     models = registry.models | {GPT: MODELS[GPT].model_copy(update={"context": 2_000_000})}
-    larger = registry.model_copy(update={"models": models})
-    larger.__dict__.pop("_offered", None)
+    larger = Registry(providers=registry.providers, models=models)
     found = select(facts, SETTINGS, registry=larger, statistics=GOOD, job_id=QUIET, count=lambda m: small[m.id] + 1)
     assert ([model.id for model in found.candidates], found.reason) == ([GPT], TABLE[1])
+
+
+def test_the_candidates_after_it_fit_the_job_too() -> None:
+    registry = load_registry()
+    short = MODELS[SONNET].model_copy(update={"max_output": 10})
+    found = select(
+        replace(GENERAL, answer_tokens=1000), SETTINGS, statistics=GOOD, job_id=QUIET,
+        registry=Registry(providers=registry.providers, models=registry.models | {SONNET: short}),
+    )  # fmt: skip
+    assert [model.id for model in found.candidates] == [MINI, GPT]
 
 
 @dataclass

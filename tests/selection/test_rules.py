@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import settings as bounded
 from hypothesis import strategies as st
 
-from selection.rules import JobFacts, count_words
+from selection.rules import STRETCH_CHARS, JobFacts, count_words
 from selection.select import select
 from selection.settings import SelectionSettings
 from selection.strategies import find_strategy
@@ -174,6 +174,12 @@ def test_words_are_counted_exactly_up_to_1001(start: str, filling: str, times: i
 @pytest.mark.parametrize("joint", [" ", "\n", " \n \t "])
 def test_words_at_the_thresholds_are_counted_exactly(words: int, joint: str) -> None:
     assert count_words(joint.join(["word"] * words) + joint) == words
+
+
+@pytest.mark.parametrize("words", [999, 1000, 1001])
+def test_words_after_a_stretch_that_ends_on_the_threshold_are_counted_too(words: int) -> None:
+    text = ("w " * words).ljust(2 * STRETCH_CHARS) + "and three more"
+    assert count_words(text) == min(words + 3, 1001) or count_words(text) > 1001
 
 
 def test_counting_stops_soon_after_1001_words() -> None:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from selection.rules import JobFacts
 from selection.select import select
 from selection.settings import SelectionSettings
-from selection.split import DEFAULT, Shares, bucket, parse_shares, strategy_of_user
+from selection.split import BUCKETS, DEFAULT, Shares, bucket, parse_shares, strategy_of_user
 from selection.strategies import load_strategies
 
 SPEC = {"cost_optimized": 25, "balanced": 50, "quality_optimized": 20, "experimental": 5}
@@ -33,6 +33,12 @@ def test_of_100_000_users_each_strategy_gets_its_share_within_half_a_point(name)
     assert set(found) == set(SPEC)
     for strategy, percent in SPEC.items():
         assert abs(found[strategy] / 1000 - percent) < 0.5
+
+
+def test_of_all_buckets_each_strategy_has_exactly_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selection.split.bucket", lambda name: int(name.removeprefix("split:")))
+    found = Counter(strategy_of_user(str(place), DEFAULT) for place in range(BUCKETS))
+    assert found == {strategy: percent * BUCKETS // 100 for strategy, percent in SPEC.items()}
 
 
 # Users must stay where they are in every release: these values may never change.

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from selection.registry import load_registry
@@ -40,10 +40,16 @@ def assert_bounded(kind: Any, fields: dict[str, Any]) -> None:
         assert facts.answer_tokens >= request.max_tokens
 
 
+# often enough that what it needs is seen beside what every request holds
+MANY = 60
+
+
 @given(description=TEXT, company=TEXT, title=TEXT)
+@example(description="\x01", company="\x01" * 200, title="🥐" * 200)
+@example(description="\x01\x02" * 40, company="", title="")
 @settings(max_examples=60, deadline=None)
 def test_no_parse_request_has_more_tokens_than_its_size_says(description: str, company: str, title: str) -> None:
-    fields = {"job_description": description, "company_name": company, "role_title": title}
+    fields = {"job_description": description * MANY, "company_name": company, "role_title": title}
     assert_bounded(Parse(), {name: proper(value) for name, value in fields.items()})
 
 
@@ -57,12 +63,15 @@ OBJECT = st.dictionaries(TEXT.map(proper), JSON, max_size=4)
 
 
 @given(description=TEXT, data=OBJECT, artifacts=st.lists(OBJECT, max_size=5), preferences=OBJECT)
+@example(description="", data={}, artifacts=[{"a": "\x01🥐" * 2000}], preferences={})
+@example(description="", data={}, artifacts=[], preferences={"a": "\x01🥐" * 2000})
+@example(description="\x01🥐" * 40, data={}, artifacts=[], preferences={})
 @settings(max_examples=60, deadline=None)
 def test_no_generate_request_has_more_tokens_than_its_size_says(
     description: str, data: dict[str, Any], artifacts: list[Any], preferences: dict[str, Any]
 ) -> None:
-    job_data = {**data, "raw_job_description": proper(description)}
-    assert_bounded(Generate(), {"job_data": job_data, "artifacts": artifacts, "preferences": preferences})
+    job_data = {**data, "raw_job_description": proper(description) * MANY}
+    assert_bounded(Generate(), {"job_data": job_data, "artifacts": artifacts * 20, "preferences": preferences})
 
 
 def test_an_ordinary_job_surely_fits_so_that_nobody_counts() -> None:
@@ -91,6 +100,8 @@ def test_a_text_that_is_too_long_at_a_look_is_refused_by_its_index(model: str) -
     sentence = rf"^embed: field texts\.1: has 8192 words, {model} takes 8191 tokens$"
     with pytest.raises(InvalidJob, match=sentence):
         Embed().check_size(payload, MODELS[model])
+    with pytest.raises(InvalidJob, match=r"texts\.0: has 8192 words"):
+        Embed().check_size(Embed().payload({"texts": [("w " * 8192).strip()]}), MODELS[model])
     Embed().check_size(Embed().payload({"texts": ["w " * 8191, "x" * 100_000]}), MODELS[model])
 
 
@@ -119,6 +130,16 @@ def test_a_provider_may_take_less_in_a_request(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("worker.tokens.count_tokens", lambda text, _: int(text))
     requests = Embed().requests(Embed().payload({"texts": ["1", "1", "1", "1", "4", "2", "5", "5"]}), SMALL)
     assert [request.texts for request in requests] == [["1", "1", "1"], ["1", "4"], ["2"], ["5"], ["5"]]
+
+
+def test_a_long_text_is_taken_for_a_little_longer_than_its_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is counted in chunks, and each cut may hide a token or two from the count."""
+    monkeypatch.setattr("worker.tokens.count_tokens", lambda text, _: 100_000)
+    short, long = "a" * 4095, "a" * 4096
+    for text, sizes in ((short, [3, 1]), (long, [2, 2])):
+        large = SMALL.model_copy(update={"context": 100_000})
+        requests = Embed().requests(Embed().payload({"texts": [text] * 4}), large)
+        assert [len(request.texts) for request in requests] == sizes
 
 
 def test_a_margin_is_rounded_up() -> None:
