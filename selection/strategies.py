@@ -68,25 +68,23 @@ def parse_strategies(text: str, source: str, registry: Registry) -> Strategies:
         name: checked(Strategy, {**shared, "name": name, **entry}, source, "strategies", name)
         for name, entry in data.get("strategies", {}).items()
     }
-    for strategy in strategies.values():
-        _check_models(strategy, source, registry)
-    return strategies
+    return {name: _with_ids(strategy, source, registry) for name, strategy in strategies.items()}
 
 
-def _check_models(strategy: Strategy, source: str, registry: Registry) -> None:
-    named: list[tuple[str, str, ModelKind]] = [
-        *((f"fallback.{kind}", model, "chat") for kind, model in strategy.fallback.items()),
-        *(
-            (f"{kind}.{level}", model, MODEL_KIND[kind])
-            for kind in MODEL_KIND
-            for level, model in strategy.ladder(kind).items()
-        ),
-    ]
-    for field, model, kind in named:
-        try:
-            registry.resolve(model, kind)
-        except UnknownModel as error:
-            raise DataError(f"{source}: strategies.{strategy.name}.{field}: {error}") from None
+def _with_ids(strategy: Strategy, source: str, registry: Registry) -> Strategy:
+    """The strategy with every model by its id; `DataError` names the field of one that the registry does not have."""
+
+    def resolved(field: str, names: dict[Any, str], kind: ModelKind) -> dict[Any, str]:
+        found = {}
+        for key, name in names.items():
+            try:
+                found[key] = registry.resolve(name, kind).id
+            except UnknownModel as error:
+                raise DataError(f"{source}: strategies.{strategy.name}.{field}.{key}: {error}") from None
+        return found
+
+    ladders = {kind: resolved(kind, strategy.ladder(kind), model_kind) for kind, model_kind in MODEL_KIND.items()}
+    return strategy.model_copy(update={**ladders, "fallback": resolved("fallback", strategy.fallback, "chat")})
 
 
 @once_per_environment

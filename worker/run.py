@@ -259,11 +259,14 @@ class _Run:
     def _plan(self, part: int, model: Model, *, downgraded: bool) -> Plan:
         strategy = self.selection.strategy
         reason = self.selection.reason
+        # selection may come out otherwise than in the run before: what failed there is what tells a fallback
+        codes = [a.error_code for a in self.history if a.error_code and a.model_name != model.id]
         if downgraded:
             reason = Reason.BUDGET_DOWNGRADE
+        elif codes:
+            reason = after_failure(codes[-1])
         elif model.id != self.selection.candidates[0].id:
-            codes = [attempt.error_code for attempt in self.history if attempt.error_code]
-            reason = after_failure(codes[-1]) if codes else Reason.MODEL_OF_EARLIER_PARTS
+            reason = Reason.MODEL_OF_EARLIER_PARTS
         return Plan(
             job_id=self.job.id,
             number=len(self.history) + 1,

@@ -210,7 +210,7 @@ def test_a_new_model_of_a_new_provider_joins_the_shipped_ones(own_file: Path) ->
 def test_a_file_may_replace_the_registry_and_then_holds_what_the_strategies_name(own_file: Path) -> None:
     own_file.write_text("replace = true\n" + PROVIDERS + MODEL)
     assert list(load_registry().models) == ["m-1"]
-    with pytest.raises(DataError, match=r"^strategies.toml: strategies.cost_optimized.fallback.parse: model: 'gpt-4o-"):
+    with pytest.raises(DataError, match=r"^strategies.toml: strategies.cost_optimized.parse.low: model: 'gpt-4o-mini'"):
         load_strategies()
     names = ["gpt-4o", "gpt-4o-mini", "claude-sonnet-4-20250514", "claude-opus-4-1-20250805", "gpt-3.5-turbo", "gpt-4",
              "claude-3-haiku-20240307", "claude-3-sonnet-20240229"]  # fmt: skip
@@ -222,6 +222,9 @@ def test_a_file_may_replace_the_registry_and_then_holds_what_the_strategies_name
     once_per_environment.forget_all()
     assert set(load_strategies()) >= set(CAPS)
     assert load_registry().resolve("gpt-4o", "chat").id == "m-1"
+    for strategy in load_strategies().values():
+        assert {*strategy.parse.values(), *strategy.generate.values(), *strategy.fallback.values()} == {"m-1"}
+        assert set(strategy.embed.values()) == {"v"}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tests.worker.lab import POSTING, attempts, run, run_to_the_end, spent_and_r
 from worker.choose import choose
 from worker.errors import JobFailed
 from worker.measured import measured
+from worker.run import RunAgain
 
 pytestmark = pytest.mark.xdist_group("litellm")
 
@@ -117,6 +118,33 @@ def test_the_record_is_what_attempts_have_measured(simulator: Simulator, monkeyp
     assert (done.calls, done.succeeded, done.cost, done.tokens) == (1, 1, second.cost_nano, second.tokens_used)
     assert (done.p95_ms, done.quality) == (second.processing_time_ms, second.quality_score)
     assert failed.p95_ms is None
+
+
+def test_a_fallback_is_told_though_the_record_speaks_for_another_model_by_then(
+    simulator: Simulator, readings: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_SELECTION_ADAPTIVE", "true")
+    once_per_environment.forget_all()
+    monkeypatch.setattr("selection.adaptive.EXPLORED_PERCENT", 0)
+    simulator.fault(fault="invalid_json", first=1)
+    job_id = submit()
+    with pytest.raises(RunAgain):
+        run(job_id)
+    monkeypatch.setattr(worker.measured, "_read", dict)
+    once_per_environment.forget_all()
+    metadata = run(job_id)["processing_metadata"]
+    assert [(attempt.model_name, attempt.reason) for attempt in attempts()] == [
+        ("gpt-4o-mini", "adaptive_record"), ("gpt-4o", "fallback_after_invalid_answer"),
+    ]  # fmt: skip
+    assert (metadata["model_used"], metadata["fallback_used"]) == ("gpt-4o", True)
+
+
+def test_a_model_that_failed_and_is_tried_again_is_no_fallback(simulator: Simulator) -> None:
+    simulator.fault(fault="status", status=503, first=1)
+    result = run_to_the_end(submit())
+    assert {attempt.model_name for attempt in attempts()} == {"gpt-4o"}
+    assert result["processing_metadata"]["selection_reason"] == "balanced_strategy_general_complexity"
+    assert result["processing_metadata"]["fallback_used"] is False
 
 
 def test_a_worker_leaves_a_failing_model_for_one_that_does_not_cost_more(
