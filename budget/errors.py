@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from budget.money import format_usd
+from budget.scopes import TITLES
 
 
 class LedgerError(Exception):
@@ -32,16 +33,23 @@ class BudgetExceeded(Exception):
 
     @property
     def never_fits(self) -> bool:
-        """Even an untouched budget would not hold this call."""
-        return self.needed > self.limit
+        """Even an untouched budget would not hold this call. A limit of 0 is a stop for everybody, not this."""
+        return self.needed > self.limit > 0
+
+    @property
+    def code(self) -> str:
+        """What the job's error is called: told apart, since only one of them passes by itself."""
+        return "budget_never_fits" if self.never_fits else "budget"
 
     def __str__(self) -> str:
         resets = ""
         if self.resets_at is not None:
             resets = f", resets {datetime.fromtimestamp(self.resets_at, UTC):%Y-%m-%d %H:%M} UTC"
         verdict = "can never fit in" if self.never_fits else "does not fit in what is left of"
+        if self.limit == 0:
+            verdict = "is stopped by"
         return (
-            f"budget: a call of up to {format_usd(self.needed)} {verdict} the {self.scope} budget "
+            f"budget: a call of up to {format_usd(self.needed)} {verdict} the {TITLES[self.scope]} "
             f"(limit {format_usd(self.limit)}, spent {format_usd(self.spent)}, "
             f"reserved {format_usd(self.reserved)}{resets})"
         )

@@ -1,44 +1,59 @@
-"""The ledger: reserve the worst case before a call, settle the actual cost after it. Counters live in Redis
-and change only in the scripts beside this file; SQL is the record that they are rebuilt from."""
+"""The ledger: reserve the worst case before a call, end the reservation with what the call cost after it. Counters
+live in Redis and change only in the scripts beside this file; SQL is the record that they are rebuilt from.
+
+    open ──settle──▶ settled    charged what the call cost
+      ├────release─▶ released   charged nothing: the provider cannot have billed it
+      └────expire──▶ expired    charged the whole reservation, until a late settle or release corrects it
+"""
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from budget.connection import connect, down
 from budget.errors import BudgetExceeded, LedgerCold, LedgerDown
-from budget.periods import Periods, periods_at
-from budget.scopes import OPEN, WARM, Scope, global_scopes, reservation_key, scopes_of
+from budget.money import MAX_NANO
+from budget.periods import periods_at
+from budget.scopes import KEEP_AFTER_PERIOD_S, KEEP_JOB_S, OPEN, WARM, Scope, job_key, reservation_key, scopes_of
 from budget.settings import BudgetSettings
 from db.environment import read_settings
+from db.models import CostBasis
 from db.once import once_per_environment
 
 logger = logging.getLogger(__name__)
 
-SOCKET_TIMEOUT_S = 5
-# A settled reservation answers replays for this long; an open one must outlive any call.
-KEEP_RESERVATION_S = 2 * 86_400
+# A reservation that is over answers replays, and can be corrected, for this long.
+KEEP_CLOSED_S = 86_400
+MOST_OVERDUE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Money held for one attempt, in nano-USD, and the scopes and periods that hold it."""
+    """Money held for one attempt, in nano-USD, and the scopes that hold it, the day's and the month's first."""
 
     attempt_id: str
     amount: int
-    periods: Periods
     scope_keys: tuple[str, ...]
+
+    @property
+    def day(self) -> str:
+        """The day that pays, such as `2026-11-22`."""
+        return self.scope_keys[0].rpartition(":")[2]
+
+    @property
+    def month(self) -> str:
+        """The month that pays, such as `2026-11`."""
+        return self.scope_keys[1].rpartition(":")[2]
 
 
 @dataclass(frozen=True, slots=True)
 class ScopeUse:
-    """How one scope stands, in nano-USD."""
+    """How one scope stands, in nano-USD; `resets_at` in seconds since 1970, None if it never does."""
 
     name: str
     limit: int | None
@@ -48,59 +63,24 @@ class ScopeUse:
 
     @property
     def left(self) -> int | None:
+        """What can still be reserved; None if there is no limit."""
         return None if self.limit is None else max(0, self.limit - self.spent - self.reserved)
 
 
-def connect(url: str) -> redis.Redis:
-    """A connection pool whose commands are sent once: the scripts are idempotent, but who resends is us. Every new
-    connection checks the server first (see `_greet`)."""
-    return redis.Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=SOCKET_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-        redis_connect_func=_greet,
-    )
-
-
-def _greet(connection: Any) -> None:
-    """Trust no counters of an earlier life: a server that was restarted from a dump, or a replica that took over,
-    holds old ones. The marker bears the id of the server that was rebuilt; every restart breaks all connections,
-    so nobody can use the counters without having passed here. And refuse a server that may evict them."""
-    connection.on_connect()
-
-    def ask(*command: str) -> Any:
-        connection.send_command(*command)
-        return connection.read_response()
-
-    told = _info(ask("INFO", "server")) | _info(ask("INFO", "memory"))
-    if told.get("maxmemory", "0") != "0" and told.get("maxmemory_policy") != "noeviction":
-        raise redis.ResponseError(f"maxmemory-policy is {told.get('maxmemory_policy')}; the ledger needs noeviction")
-    ask("EVAL", _FORGET_ANOTHERS, "1", WARM, told["run_id"])
-
-
-# Drop the marker if it bears the id of another server, or of this one before it was restarted.
-_FORGET_ANOTHERS = """
-local marker = redis.call('GET', KEYS[1])
-if marker and marker ~= ARGV[1] then redis.call('DEL', KEYS[1]) end
-"""
-
-
-def _info(text: Any) -> dict[str, str]:
-    lines = (text.decode() if isinstance(text, bytes) else str(text)).splitlines()
-    return dict(line.split(":", 1) for line in lines if ":" in line)
-
-
 class Ledger:
-    """Admission to spend money. Every method raises `LedgerDown` when Redis gives no answer and `LedgerCold`
-    when its counters cannot be trusted; either way nothing may be spent."""
+    """Admission to spend money. Every method raises `LedgerDown` when Redis gives no usable answer and `LedgerCold`
+    when its counters cannot be trusted; either way nothing may be spent. Every method may be repeated."""
 
     def __init__(self, client: redis.Redis, settings: BudgetSettings) -> None:
         self.client = client
         self.settings = settings
-        self._reserve = client.register_script(_script("reserve"))
-        self._settle = client.register_script(_script("settle"))
+        self._reserve = client.register_script(_script("checks", "reserve"))
+        self._extend = client.register_script(_script("checks", "extend"))
+        self._take_limits = client.register_script(_script("limits"))
+        self._close = {
+            name: client.register_script(_script("checks", "close", name))
+            for name in ("settle", "release", "expire", "correct")
+        }
 
     def reserve(
         self, attempt_id: str, amount: int, *, job_id: str, user_id: str | None, job_cap: int | None, lease_s: int
@@ -109,63 +89,134 @@ class Ledger:
 
         After `lease_s` the sweeper asks SQL what became of the attempt."""
         moment = time.time()
+        zone = self.settings.budget_timezone
         for _ in range(2):
-            periods = periods_at(moment, self.settings.budget_timezone)
+            periods = periods_at(moment, zone)
             scopes = scopes_of(periods, self.settings, user_id=user_id, job_id=job_id, job_cap=job_cap)
             reply = self._run(
                 self._reserve,
                 [WARM, reservation_key(attempt_id), OPEN, *(scope.key for scope in scopes)],
-                [amount, periods.day_start, periods.day_end, lease_s, KEEP_RESERVATION_S, *_limits(scopes)],
-            )
-            if reply[0] == "reserved":
-                return Reservation(attempt_id, amount, periods, tuple(scope.key for scope in scopes))
-            if reply[0] == "over":
-                scope = scopes[int(reply[1]) - 1]
-                raise BudgetExceeded(
-                    scope.name, scope.limit or 0, int(reply[2]), int(reply[3]), amount, scope.resets_at
-                )
-            if reply[0] != "period":
-                raise LedgerDown(f"the reservation {attempt_id} is over already")
-            moment = float(reply[1])  # our clock and Redis' disagree about the day: Redis' counts
+                [
+                    amount, str(zone), periods.day_start, periods.day_end, lease_s,
+                    periods.month_end + KEEP_AFTER_PERIOD_S, *_limits(scopes),
+                ],
+            )  # fmt: skip
+            match reply:
+                case ["reserved", held, scope_keys]:
+                    return Reservation(attempt_id, int(held), tuple(scope_keys.split("\n")))
+                case ["over", number, spent, reserved, limit]:
+                    scope = scopes[int(number) - 1]
+                    raise BudgetExceeded(scope.name, int(limit), int(spent), int(reserved), amount, scope.resets_at)
+                case ["zone", other]:
+                    raise LedgerDown(
+                        f"BUDGET_TIMEZONE is {zone} here, but the ledger's days are those of {other}; start all "
+                        "workers with one zone, then run `paymaster budget rebuild`"
+                    )
+                case ["period", now]:
+                    moment = float(now)  # our clock and Redis' disagree about the day: Redis' counts
+                case _:
+                    raise LedgerDown(f"the reservation {attempt_id} is over already")
         raise LedgerDown("the clock of the ledger's Redis jumped over midnight twice")
 
-    def settle(self, attempt_id: str, scope_keys: Sequence[str], actual: int) -> None:
-        """Charge what the call cost, in nano-USD; 0 releases the reservation. Safe to repeat."""
-        reply = self._run(
-            self._settle,
+    def settle(self, attempt_id: str, scope_keys: Sequence[str], actual: int) -> str:
+        """Charge what the call cost, in nano-USD. Like all that end a reservation, it returns the state that the
+        reservation is in then; `absent` if Redis does not know it (any more)."""
+        return self._end("settle", attempt_id, scope_keys, actual)
+
+    def release(self, attempt_id: str, scope_keys: Sequence[str]) -> str:
+        """Give the reservation back: the provider cannot have billed the call."""
+        return self._end("release", attempt_id, scope_keys, 0)
+
+    def expire(self, attempt_id: str, scope_keys: Sequence[str]) -> str:
+        """Charge the whole reservation, since nobody knows what the call cost; a later settle corrects it."""
+        return self._end("expire", attempt_id, scope_keys, None)
+
+    def correct(self, attempt_id: str, scope_keys: Sequence[str], actual: int) -> str:
+        """Charge `actual` nano-USD instead of what the reservation holds or was charged."""
+        return self._end("correct", attempt_id, scope_keys, actual)
+
+    def conclude(self, attempt_id: str, scope_keys: Sequence[str], basis: CostBasis, cost: int) -> str:
+        """End the reservation of an attempt as SQL has its outcome: how its cost is known, and what it is."""
+        how = {
+            CostBasis.USAGE: "settle",
+            CostBasis.NOT_BILLED: "release",
+            CostBasis.RESERVATION: "expire",
+            CostBasis.BY_HAND: "correct",
+        }[CostBasis(basis)]
+        return self._end(how, attempt_id, scope_keys, cost)
+
+    def _end(self, how: str, attempt_id: str, scope_keys: Sequence[str], charge: int | None) -> str:
+        state, *charged = self._run(
+            self._close[how],
             [WARM, reservation_key(attempt_id), OPEN, *scope_keys],
-            [actual, KEEP_RESERVATION_S],
+            [0 if charge is None else charge, KEEP_CLOSED_S],
         )
-        if reply[0] == "settled" and int(reply[1]) != actual:
-            logger.error("attempt %s was settled at %s nano-USD already, not %d", attempt_id, reply[1], actual)
+        if charge is not None and charged and int(charged[0]) != charge:
+            logger.error("attempt %s is %s at %s nano-USD already, not %d", attempt_id, state, charged[0], charge)
+        return state
+
+    def extend(self, attempt_id: str, lease_s: int) -> str:
+        """Make the lease of an open reservation new; returns the state of the reservation."""
+        return self._run(self._extend, [WARM, reservation_key(attempt_id), OPEN], [lease_s])[0]
 
     def overdue(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Reservations whose lease has ended: (attempt id, scope keys)."""
+        """Reservations that SQL should be asked about, longest due first: (attempt id, scope keys). At most 500."""
         try:
             now = self.client.time()[0]
-            keys: Any = self.client.zrange(OPEN, "-inf", now, byscore=True)
-            scopes = [self.client.hget(key, "scopes") for key in keys]
+            keys: Any = self.client.zrange(OPEN, "-inf", now, byscore=True, offset=0, num=MOST_OVERDUE)
+            with self.client.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.hget(key, "scopes")
+                scopes = pipe.execute()
+            if gone := [key for key, held in zip(keys, scopes, strict=True) if not held]:
+                self.client.zrem(OPEN, *gone)
         except redis.RedisError as error:
-            raise _down(error) from None
-        found = list(zip(keys, scopes, strict=True))
-        if gone := [key for key, held in found if not held]:
-            self.client.zrem(OPEN, *gone)
-        return [(key.rsplit(":", 1)[1], tuple(str(held).split("\n"))) for key, held in found if held]
+            raise down(error) from None
+        return [
+            (key.rpartition(":")[2], tuple(held.split("\n"))) for key, held in zip(keys, scopes, strict=True) if held
+        ]
 
-    def usage(self) -> list[ScopeUse]:
-        """How the day and the month stand."""
-        scopes = global_scopes(periods_at(time.time(), self.settings.budget_timezone), self.settings)
+    def usage(self, *, user_id: str | None = None, job_id: str = "", job_cap: int | None = None) -> list[ScopeUse]:
+        """How the day and the month stand; the user's day and the job's cap, too, if they are given."""
+        periods = periods_at(time.time(), self.settings.budget_timezone)
+        scopes = scopes_of(periods, self.settings, user_id=user_id, job_id=job_id, job_cap=job_cap)
         try:
-            held: Any = [self.client.hmget(scope.key, ["spent", "reserved"]) for scope in scopes]
-            warm = self.client.exists(WARM)
+            with self.client.pipeline() as pipe:
+                pipe.hgetall(WARM)
+                for scope in scopes:
+                    pipe.hmget(scope.key, ["spent", "reserved"])
+                marker, *held = pipe.execute()
         except redis.RedisError as error:
-            raise _down(error) from None
-        if not warm:
+            raise down(error) from None
+        if not marker:
             raise LedgerCold("the ledger's counters are not rebuilt from SQL yet; a worker does so within seconds")
         return [
-            ScopeUse(scope.name, scope.limit, int(spent or 0), int(reserved or 0), scope.resets_at)
+            ScopeUse(
+                scope.name, _limit(marker.get(scope.name, scope.limit)), int(spent or 0), int(reserved or 0),
+                scope.resets_at,
+            )
             for scope, (spent, reserved) in zip(scopes, held, strict=True)
-        ]
+        ]  # fmt: skip
+
+    def restore_job(self, job_id: str, spent: int) -> None:
+        """Let a job that is over spend again, and not forget what it has spent (nano-USD): its counter may be gone."""
+        periods = periods_at(time.time(), self.settings.budget_timezone)
+        key = job_key(job_id)
+        try:
+            with self.client.pipeline() as pipe:
+                pipe.hset(key, mapping={"spent": spent, "reserved": 0})
+                pipe.expireat(key, periods.day_end + KEEP_JOB_S)
+                pipe.execute()
+        except redis.RedisError as error:
+            raise down(error) from None
+
+    def take_limits(self, limits: Mapping[str, int], version: int) -> None:
+        """Let these limits hold from the next admission, by name of scope in nano-USD, and the settings' for all
+        other scopes. A cold ledger is left alone: its rebuild takes them over."""
+        try:
+            self._take_limits(keys=[WARM], args=[version, *(word for limit in limits.items() for word in limit)])
+        except redis.RedisError as error:
+            raise down(error) from None
 
     def _run(self, script: Any, keys: list[str], args: list[Any]) -> list[str]:
         """Run a script; once more if its reply was lost, which is safe since scripts are idempotent."""
@@ -175,26 +226,30 @@ class Ledger:
                 break
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 if last:
-                    raise _down(error) from None
+                    raise down(error) from None
             except redis.RedisError as error:
-                raise _down(error) from None
+                raise down(error) from None
         if reply[0] == "cold":
             raise LedgerCold("the ledger's counters are not rebuilt from SQL yet")
         return reply
 
 
-def _script(name: str) -> str:
+def _script(*names: str) -> str:
     folder = resources.files("budget") / "scripts"
-    return (folder / "checks.lua").read_text() + (folder / f"{name}.lua").read_text()
+    return "".join((folder / f"{name}.lua").read_text() for name in names)
 
 
-def _limits(scopes: list[Scope]) -> list[int]:
-    return [number for scope in scopes for number in (-1 if scope.limit is None else scope.limit, scope.expires_at)]
+def _limits(scopes: list[Scope]) -> list[Any]:
+    # without a limit the counters must stay exact all the same
+    return [
+        word
+        for scope in scopes
+        for word in (scope.name, MAX_NANO if scope.limit is None else scope.limit, scope.expires_at)
+    ]
 
 
-def _down(error: redis.RedisError) -> LedgerDown:
-    first_line = str(error).partition("\n")[0][:200] or type(error).__name__
-    return LedgerDown(f"the ledger's Redis gives no usable answer: {first_line}")
+def _limit(limit: str | int | None) -> int | None:
+    return None if limit is None or int(limit) == MAX_NANO else int(limit)
 
 
 @once_per_environment

@@ -8,24 +8,41 @@ SQL taken that long after Redis was found empty holds every attempt that Redis h
 import logging
 import time
 import uuid
-from collections import defaultdict
+from typing import Any
 
 import redis
-from sqlalchemy import select
 
-from budget.errors import LedgerDown
-from budget.ledger import KEEP_RESERVATION_S, Ledger
-from budget.periods import periods_at
-from budget.scopes import OPEN, REBUILDING, WARM, keys_of, reservation_key, scopes_of
-from db.models import Attempt, AttemptState, Job, JobState
-from db.session import read
+from budget.connection import down
+from budget.figures import Figures, Held, figures
+from budget.ledger import KEEP_CLOSED_S, Ledger
+from budget.limits import limits_in_force
+from budget.periods import Periods, periods_at
+from budget.scopes import (
+    KEEP_AFTER_PERIOD_S,
+    KEEP_JOB_S,
+    LEDGER_WROTE,
+    OPEN,
+    REBUILDING,
+    WARM,
+    reservation_key,
+)
+from db.session import snapshot
 
 RECORD_DEADLINE_S = 5
 REBUILD_LOCK_S = 120
-# embed jobs may be of any size: see `JobKind.capped`
-UNCAPPED_KIND = "embed"
 
 logger = logging.getLogger(__name__)
+
+
+def rebuild(ledger: Ledger) -> None:
+    """Stop all admissions, and rebuild the counters; returns when that is done, here or by a worker."""
+    try:
+        ledger.client.delete(WARM)
+        while not ledger.client.exists(WARM):
+            if not rebuild_if_cold(ledger):
+                time.sleep(0.2)
+    except redis.RedisError as error:
+        raise down(error) from None
 
 
 def rebuild_if_cold(ledger: Ledger, *, wait_s: float = RECORD_DEADLINE_S + 1) -> bool:
@@ -37,71 +54,68 @@ def rebuild_if_cold(ledger: Ledger, *, wait_s: float = RECORD_DEADLINE_S + 1) ->
             return False
         try:
             time.sleep(wait_s)
-            attempts = _rebuild(ledger, token)
+            written = _rebuild(ledger, token)
         finally:
             # whatever happened, the next one may try; an expired lock that is another's by now stays
             if ledger.client.get(REBUILDING) == token:
                 ledger.client.delete(REBUILDING)
     except redis.RedisError as error:
-        raise LedgerDown(f"the ledger's Redis gives no usable answer: {error}") from None
-    if attempts is None:
+        raise down(error) from None
+    if written is None:
         return False
     level = logging.WARNING if wait_s else logging.INFO
-    logger.log(level, "ledger rebuilt from SQL: %d attempts of this month counted", attempts)
+    counters, held = len(written.counters), len(written.reservations)
+    logger.log(level, "ledger rebuilt from SQL: %d counters, %d reservations", counters, held)
     return True
 
 
-def _rebuild(ledger: Ledger, token: str) -> int | None:
+def periods_of(ledger: Ledger) -> Periods:
+    """The current periods by the clock of the ledger's Redis, which is the one that counts."""
+    seconds, microseconds = ledger.client.time()
+    return periods_at(seconds + microseconds / 1e6, ledger.settings.budget_timezone)
+
+
+def _rebuild(ledger: Ledger, token: str) -> Figures | None:
     """Write everything in one transaction, unless the lock was lost or somebody was faster: then None."""
     with ledger.client.pipeline(transaction=True) as pipe:
         server: str = ledger.client.info("server")["run_id"]
+        # what is left of an earlier life; while the ledger is cold, nobody adds to it
+        old = [key for pattern in LEDGER_WROTE for key in ledger.client.scan_iter(pattern, count=1000)]
         pipe.watch(REBUILDING, WARM)  # type: ignore[no-untyped-call]  # redis-py leaves it untyped
         if pipe.get(REBUILDING) != token or pipe.exists(WARM):
             return None
+        now = periods_of(ledger)
+        with snapshot() as session:
+            found = figures(session, now)
+            limits, version = limits_in_force(session)
         pipe.multi()
-        attempts = _write_counters(pipe, ledger)
-        pipe.set(WARM, server)
+        for start in range(0, len(old), 1000):
+            pipe.unlink(*old[start : start + 1000])
+        _write(pipe, found, now)
+        marker: dict[Any, Any] = {"server": server, "zone": str(ledger.settings.budget_timezone), "version": version}
+        pipe.hset(WARM, mapping=marker | limits)
         try:
             pipe.execute()
         except redis.WatchError:
             return None
-    return attempts
+    return found
 
 
-def _write_counters(pipe: "redis.client.Pipeline", ledger: Ledger) -> int:
-    zone = ledger.settings.budget_timezone
-    now = periods_at(time.time(), zone)
-    spent: dict[str, int] = defaultdict(int)
-    reserved: dict[str, int] = defaultdict(int)
-    open_: dict[str, tuple[int, tuple[str, ...]]] = {}
-    with read() as session:
-        rows = session.execute(
-            select(
-                Attempt.id, Attempt.job_id, Attempt.user_id, Attempt.budget_day, Attempt.budget_month,
-                Attempt.state, Attempt.reserved_nano, Attempt.cost_nano, Job.kind, Job.state,
-            )
-            .join(Job, Job.id == Attempt.job_id)
-            .where((Attempt.budget_month == now.month) | (Attempt.state == AttemptState.CALLING)
-                   | Job.state.not_in([state for state in JobState if state.final]))
-        ).all()  # fmt: skip
-    for attempt_id, job_id, user_id, day, month, state, reservation, cost, kind, job_state in rows:
-        # a job's own counter matters while it may still spend, and only where jobs of its kind have a cap
-        live = kind != UNCAPPED_KIND and (not JobState(job_state).final or state == AttemptState.CALLING)
-        keys = keys_of(day, month, user_id, job_id if live else None)
-        if state == AttemptState.CALLING:
-            open_[attempt_id] = (reservation, keys)
-        for key in keys:
-            spent[key] += cost
-            reserved[key] += reservation if state == AttemptState.CALLING else 0
-    keep = max(scope.expires_at for scope in scopes_of(now, ledger.settings, user_id="", job_id="", job_cap=0))
-    pipe.delete(OPEN, *spent)
-    for key, amount in spent.items():
-        pipe.hset(key, mapping={"spent": amount, "reserved": reserved[key]})
+def _write(pipe: "redis.client.Pipeline", found: Figures, now: Periods) -> None:
+    # longer than any of them needs; what is written anew gets its own time
+    keep = now.month_end + max(KEEP_AFTER_PERIOD_S, KEEP_JOB_S)
+    for key, (spent, reserved) in found.counters.items():
+        pipe.hset(key, mapping={"spent": spent, "reserved": reserved})
         pipe.expireat(key, keep)
-    for attempt_id, (amount, keys) in open_.items():
+    # overdue at once: the sweeper asks SQL about each, and leaves calls alone that are under way
+    pipe.delete(OPEN)
+    for attempt_id, held in found.reservations.items():
         key = reservation_key(attempt_id)
-        pipe.hset(key, mapping={"amount": amount, "state": "open", "scopes": "\n".join(keys)})
-        pipe.expire(key, KEEP_RESERVATION_S)
-        # overdue at once: the sweeper asks SQL about it, and leaves it alone while its job has a live runner
-        pipe.zadd(OPEN, {key: time.time()})
-    return len(rows)
+        pipe.hset(key, mapping=_fields(held))
+        pipe.expireat(key, keep) if held.state == "open" else pipe.expire(key, KEEP_CLOSED_S)
+        pipe.zadd(OPEN, {key: 0})
+
+
+def _fields(held: Held) -> dict[Any, Any]:
+    fields = {"amount": held.amount, "state": held.state, "scopes": "\n".join(held.scope_keys)}
+    return fields if held.state == "open" else fields | {"charged": held.charged}

@@ -9,18 +9,25 @@ from budget.periods import Periods
 from budget.settings import BudgetSettings
 
 TAG = "{paymaster}"
+# the marker: see scripts/checks.lua
 WARM = f"{TAG}:warm"
 OPEN = f"{TAG}:open"
 REBUILDING = f"{TAG}:rebuilding"
+LEDGER_WROTE = tuple(f"{TAG}:{kind}:*" for kind in ("reservation", "day", "month", "user", "job"))
 
 # Counters outlive their period by this much, so that late outcomes still settle into it.
 KEEP_AFTER_PERIOD_S = 3 * 86_400
 KEEP_JOB_S = 7 * 86_400
 
 
+# How a sentence calls each scope. The first three have limits of their own; a job's is its strategy's cap.
+TITLES = {"daily": "daily budget", "monthly": "monthly budget", "user": "user's daily budget", "job": "job's cap"}
+LIMITED = ("daily", "monthly", "user")
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One counter: what it is called, where it is kept, its limit in nano-USD (None: none), when it starts
+    """One counter: its name in `TITLES`, where it is kept, its limit in nano-USD (None: none), when it starts
     anew (seconds since 1970; None: never) and until when its key is kept."""
 
     name: str
@@ -60,29 +67,19 @@ def keys_of(day: str, month: str, user_id: str | None, job_id: str | None) -> tu
     return tuple(keys)
 
 
-def global_scopes(periods: Periods, settings: BudgetSettings) -> list[Scope]:
-    """The day and the month."""
-    keep = KEEP_AFTER_PERIOD_S
-    return [
-        Scope(
-            "daily", day_key(periods.day), settings.daily_budget_usd, periods.day_end, periods.day_end + keep
-        ),
-        Scope(
-            "monthly", month_key(periods.month), settings.monthly_budget_usd, periods.month_end,
-            periods.month_end + keep,
-        ),
-    ]  # fmt: skip
-
-
 def scopes_of(
     periods: Periods, settings: BudgetSettings, *, user_id: str | None, job_id: str, job_cap: int | None
 ) -> list[Scope]:
-    """Every scope that a call of this job must fit in. `job_cap` in nano-USD; None for jobs without one."""
-    scopes = global_scopes(periods, settings)
+    """Every scope that a call of this job must fit in: the day and the month, the user's day if there is a user, the
+    job if it has a cap. `job_cap` in nano-USD."""
+    keep_day, keep_month = periods.day_end + KEEP_AFTER_PERIOD_S, periods.month_end + KEEP_AFTER_PERIOD_S
+    scopes = [
+        Scope("daily", day_key(periods.day), settings.daily_budget_usd, periods.day_end, keep_day),
+        Scope("monthly", month_key(periods.month), settings.monthly_budget_usd, periods.month_end, keep_month),
+    ]
     if user_id is not None:
-        key, ends = user_day_key(user_id, periods.day), periods.day_end
         limit = settings.max_cost_per_user_daily_usd
-        scopes.append(Scope("user's daily", key, limit, ends, ends + KEEP_AFTER_PERIOD_S))
+        scopes.append(Scope("user", user_day_key(user_id, periods.day), limit, periods.day_end, keep_day))
     if job_cap is not None:
-        scopes.append(Scope("job's", job_key(job_id), job_cap, None, periods.day_end + KEEP_JOB_S))
+        scopes.append(Scope("job", job_key(job_id), job_cap, None, periods.day_end + KEEP_JOB_S))
     return scopes

@@ -1,6 +1,7 @@
 """What the environment says about money and about the ledger's Redis."""
 
 from datetime import tzinfo
+from decimal import Decimal
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -12,7 +13,8 @@ from budget.money import MoneyError, usd_to_nano
 UNLIMITED = "unlimited"
 
 
-def _limit(value: Any) -> int | None:
+def parse_limit(value: Any) -> int | None:
+    """nano-USD of a limit as people write it, None for `unlimited`; a `ValueError` says what would be right."""
     text = str(value).strip()
     if text.lower() == UNLIMITED:
         return None
@@ -26,7 +28,17 @@ def _limit(value: Any) -> int | None:
 
 
 # nano-USD; None means no limit
-Limit = Annotated[int | None, BeforeValidator(_limit)]
+Limit = Annotated[int | None, BeforeValidator(parse_limit)]
+
+
+def _share(value: Any) -> Decimal:
+    try:
+        share = Decimal(str(value).strip())
+        if 0 < share <= 1:
+            return share
+    except ArithmeticError:
+        pass
+    raise ValueError(f"{value!r} is no share; give a number above 0 and up to 1, such as 0.8")
 
 
 def _zone(value: Any) -> tzinfo:
@@ -44,6 +56,9 @@ class BudgetSettings(BaseSettings):
     daily_budget_usd: Limit = Field(50, description="What all jobs may cost in a day.")
     monthly_budget_usd: Limit = Field(1000, description="What all jobs may cost in a month.")
     max_cost_per_user_daily_usd: Limit = Field(5, description="What one user's jobs may cost in a day.")
+    cost_alert_threshold: Annotated[Decimal, BeforeValidator(_share)] = Field(
+        Decimal("0.8"), description="The share of a budget whose use raises an alert."
+    )
     budget_timezone: Annotated[tzinfo, BeforeValidator(_zone)] = Field(
         ZoneInfo("UTC"), description="The IANA time zone in which days and months begin."
     )

@@ -143,7 +143,7 @@ def _report(ids: list[str], simulator: str, seconds: float, *, as_json: bool) ->
         )
         return equal and succeeded
     console.print(output.jobs_table(found, f"{len(found)} jobs"))
-    console.print(output.budget_table(scopes))
+    console.print(output.budget_table(scopes, ledger().settings))
     verdict = "[green]equal to the nano-dollar[/]" if equal else "[red]NOT EQUAL[/]"
     console.print(
         f"Provider's bill {format_usd(bill)} · ledger {format_usd(scopes[0].spent)} · "

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli import budget
 from cli.stack import StackError, use_running_stack
 
 app = typer.Typer(
@@ -15,6 +16,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="LLM jobs as ordinary Celery tasks, with budgets that cannot be overrun.",
 )
+
+jobs_app = typer.Typer(help="List the latest jobs.")
+app.add_typer(jobs_app, name="jobs")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -79,12 +83,15 @@ def job(job_id: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = Fa
     """Show one job: its attempts, its cost and its result."""
     from cli.show import show_job
 
-    sys.exit(show_job(job_id, as_json=as_json))
+    show_job(job_id, as_json=as_json)
 
 
-@app.command()
+@jobs_app.callback(invoke_without_command=True)
 def jobs(
-    state: Annotated[str | None, typer.Option(help="queued, running, waiting, succeeded, failed, cancelled.")] = None,
+    context: typer.Context,
+    state: Annotated[
+        str | None, typer.Option(help="queued, running, waiting, deferred, succeeded, failed, cancelled.")
+    ] = None,
     kind: Annotated[str | None, typer.Option(help="parse, generate or embed.")] = None,
     user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
     api: Annotated[str | None, typer.Option(help="Only this API's.")] = None,
@@ -92,9 +99,19 @@ def jobs(
     as_json: Json = False,
 ) -> None:
     """List the latest jobs."""
+    if context.invoked_subcommand is not None:
+        return
     from cli.show import show_jobs
 
     show_jobs(state=state, kind=kind, user_id=user, api=api, limit=limit, as_json=as_json)
+
+
+@jobs_app.command()
+def retry(job_id: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = False) -> None:
+    """Let a failed or cancelled job run once more; its attempts and its cost stay."""
+    from cli.show import retry_job
+
+    retry_job(job_id, as_json=as_json)
 
 
 models = typer.Typer(invoke_without_command=True)
@@ -158,12 +175,8 @@ def replay(
     )
 
 
-@app.command()
-def budget(as_json: Json = False) -> None:
-    """Show how the budgets stand."""
-    from cli.show import show_budget
-
-    show_budget(as_json=as_json)
+app.add_typer(budget.app, name="budget")
+app.command()(budget.changes)
 
 
 @app.command()
@@ -199,15 +212,18 @@ def _refusal(error: Exception) -> str | None:
     from kombu.exceptions import OperationalError as BrokerError
     from sqlalchemy.exc import OperationalError as DatabaseError
 
+    from budget.correct import StillCalling
     from budget.errors import LedgerError
+    from budget.limits import LimitError
     from cli.inputs import InputError
     from db.environment import SettingsError
     from selection.data import DataError
     from selection.errors import CannotSelect
+    from worker.again import NotOver
     from worker.errors import InvalidJob
 
-    ours: tuple[Any, ...] = (StackError, InputError, SettingsError, DataError, CannotSelect, InvalidJob, LedgerError)
-    if isinstance(error, ours):
+    ours: tuple[Any, ...] = (StackError, InputError, SettingsError, DataError, CannotSelect, InvalidJob)
+    if isinstance(error, (*ours, LedgerError, LimitError, NotOver, StillCalling)):
         return str(error)
     if isinstance(error, BrokerError):
         return "the broker cannot be reached; is the stack up, and CELERY_BROKER_URL or REDIS_URL right?"

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from budget.ledger import ScopeUse
 from budget.money import format_usd, nano_to_usd
+from budget.settings import BudgetSettings
 from db.models import Attempt, Job, JobState
 
 # A file or a pipe has no width of its own; eighty columns would fold every table.
@@ -71,6 +73,7 @@ def job_row(job: Job) -> dict[str, Any]:
 def attempt_row(attempt: Attempt) -> dict[str, Any]:
     """An attempt as JSON."""
     return {
+        "id": attempt.id,
         "number": attempt.number,
         "part": attempt.part,
         "model": attempt.model_name,
@@ -79,6 +82,7 @@ def attempt_row(attempt: Attempt) -> dict[str, Any]:
         "tokens": attempt.tokens_used,
         "reserved_usd": nano_to_usd(attempt.reserved_nano),
         "cost_usd": nano_to_usd(attempt.cost_nano),
+        "cost_basis": attempt.cost_basis,
         "milliseconds": attempt.processing_time_ms,
         "error": attempt.error,
     }
@@ -119,19 +123,49 @@ def scope_row(scope: ScopeUse) -> dict[str, Any]:
         "spent_usd": usd(scope.spent),
         "reserved_usd": usd(scope.reserved),
         "left_usd": usd(scope.left),
-        "resets_at": scope.resets_at,
+        "resets_at": None if scope.resets_at is None else datetime.fromtimestamp(scope.resets_at, UTC).isoformat(),
     }
 
 
-def budget_table(scopes: Iterable[ScopeUse]) -> Table:
-    """How the budgets stand, with a bar per scope."""
+def budget_table(scopes: Iterable[ScopeUse], settings: BudgetSettings) -> Table:
+    """How the budgets stand, with a bar per scope; they reset as these days begin in the budget's own zone."""
+    zone = settings.budget_timezone
     rows = []
     for scope in scopes:
-        limit = "unlimited" if scope.limit is None else format_usd(scope.limit)
         left = "-" if scope.left is None else cents(scope.left)
-        rows.append((scope.name, _bar(scope), limit, cents(scope.spent), cents(scope.reserved), left))
-    columns = ("budget", "used", "limit", "spent", "reserved", "left")
-    return table("Budgets", columns, rows, right=("limit", "spent", "reserved", "left"))
+        resets = f"{datetime.fromtimestamp(scope.resets_at, zone):%b %d}" if scope.resets_at else "never"
+        used = _bar(scope, settings.cost_alert_threshold)
+        rows.append((scope.name, used, limit_text(scope), cents(scope.spent), cents(scope.reserved), left, resets))
+    columns = ("budget", "used", "limit", "spent", "reserved", "left", "resets")
+    return table(f"Budgets ({zone})", columns, rows, right=("limit", "spent", "reserved", "left"))
+
+
+def limit_text(scope: ScopeUse) -> str:
+    """The limit for people."""
+    return "unlimited" if scope.limit is None else format_usd(scope.limit)
+
+
+def oddities_row(odd: tuple[int, int, int, int]) -> dict[str, Any]:
+    """What `db.attempts.oddities` found, as JSON."""
+    unknown, charged, over, excess = odd
+    return {
+        "unknown": {"attempts": unknown, "charged_usd": nano_to_usd(charged)},
+        "overruns": {"attempts": over, "excess_usd": nano_to_usd(excess)},
+    }
+
+
+def oddities_lines(odd: tuple[int, int, int, int]) -> list[str]:
+    """The same for people; nothing where nothing is odd."""
+    unknown, charged, over, excess = odd
+    lines = []
+    if unknown:
+        lines.append(
+            f"Charged at the reservation this month, since nobody knows the cost: {unknown} of all attempts, "
+            f"{format_usd(charged)}. `paymaster budget unknown` lists them."
+        )
+    if over:
+        lines.append(f"Overruns this month (calls above their worst case): {over}, {format_usd(excess)}.")
+    return lines
 
 
 def cents(nano: int) -> str:
@@ -139,9 +173,10 @@ def cents(nano: int) -> str:
     return f"${nano_to_usd(nano):,.4f}"
 
 
-def _bar(scope: ScopeUse, width: int = 10) -> str:
-    if not scope.limit:
+def _bar(scope: ScopeUse, threshold: Decimal, width: int = 8) -> str:
+    if scope.limit is None:
         return "-"
-    share = min(1.0, (scope.spent + scope.reserved) / scope.limit)
-    full = round(width * share)
-    return f"{'█' * full}{'░' * (width - full)} {share:.1%}"
+    share = (scope.spent + scope.reserved) / scope.limit if scope.limit else 1.0
+    full = min(width, round(width * share))
+    style = "red" if share >= 1 else "yellow" if share >= threshold else "green"
+    return f"[{style}]{'█' * full}{'░' * (width - full)}[/] {share:.1%}"

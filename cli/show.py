@@ -1,11 +1,11 @@
-"""`paymaster job`, `jobs`, `strategies` and `budget`."""
+"""`paymaster job`, `jobs` and `strategies`."""
 
 import json
 from datetime import timedelta
 
-from budget.ledger import ledger
 from budget.money import format_usd, nano_to_usd
 from cli import output
+from cli.find import one_job
 from cli.inputs import one_of
 from cli.output import console, print_json
 from db import jobs
@@ -15,15 +15,10 @@ from db.statistics import by_strategy
 from selection.strategies import MODEL_KIND
 
 
-def show_job(job_id: str, *, as_json: bool) -> int:
-    """One job with its attempts and result; exit status 1 if there is none. The start of an id is enough."""
+def show_job(job_id: str, *, as_json: bool) -> None:
+    """One job with its attempts and result. The start of an id is enough."""
     with read() as session:
-        found = jobs.by_prefix(session, job_id)
-        if len(found) != 1:
-            which = "no job" if not found else "more than one job"
-            output.errors.print(f"paymaster: there is {which} whose id begins with {job_id!r}", highlight=False)
-            return 1
-        job = found[0]
+        job = one_job(session, job_id)
         attempts = jobs.attempts_of(session, job.id)
         if as_json:
             print_json(
@@ -33,7 +28,7 @@ def show_job(job_id: str, *, as_json: bool) -> int:
                     "result": result_of(job),
                 }
             )
-            return 0
+            return
         console.print(output.jobs_table([job], f"Job {job.id}"))
         columns = ("#", "model", "reason", "tokens", "reserved", "cost", "time", "state")
         rows = [
@@ -48,7 +43,21 @@ def show_job(job_id: str, *, as_json: bool) -> int:
             console.print(job.error, highlight=False)
         if job.result is not None:
             console.print_json(json.dumps(job.result))
-        return 0
+
+
+def retry_job(job_id: str, *, as_json: bool) -> None:
+    """Let a job that is over run once more."""
+    from cli.budget import whoami
+    from worker.again import run_again
+    from worker.app import app
+
+    with read() as session:
+        job_id = one_job(session, job_id).id
+    run_again(app, job_id, whoami())
+    if as_json:
+        print_json({"id": job_id, "state": "queued"})
+    else:
+        console.print(f"Job {job_id} is queued again.", highlight=False)
 
 
 def result_of(job: Job) -> object:
@@ -106,12 +115,3 @@ def show_strategies(*, days: int, as_json: bool) -> None:
         for row in rows
     ]  # fmt: skip
     console.print(output.table(f"Strategies, last {days} days", columns, table, right=columns[2:]))
-
-
-def show_budget(*, as_json: bool) -> None:
-    """The day and the month."""
-    scopes = ledger().usage()
-    if as_json:
-        print_json([output.scope_row(scope) for scope in scopes])
-    else:
-        console.print(output.budget_table(scopes))

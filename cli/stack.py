@@ -138,6 +138,12 @@ class Stack:
         """The process id of a part."""
         return self._processes[name].pid
 
+    def wait(self, name: str, within_s: float) -> int:
+        """The exit status of a part, once it has ended by itself or by a signal of the caller's."""
+        status = self._processes[name].wait(within_s)
+        del self._processes[name]
+        return status
+
     def end(self, names: list[str]) -> None:
         """Stop these parts: SIGTERM, and SIGKILL to what does not end in time."""
         for name in names:

@@ -5,16 +5,20 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Table, bindparam, func, or_, select, update
+from sqlalchemy import CursorResult, Table, bindparam, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from db.models import Attempt, AttemptState, Job, JobState, utc_now
+from db.attempts import RUNNER_LOST
+from db.models import Attempt, AttemptState, CostBasis, Job, JobState, utc_now
 
 LEASE_S = 15
 # How long a published job may stay unclaimed while its queue is empty before it counts as lost.
 CLAIM_WITHIN_S = 20
 
-OPEN_STATES = (JobState.QUEUED, JobState.WAITING, JobState.RUNNING)
+WAITING_STATES = (JobState.QUEUED, JobState.WAITING, JobState.DEFERRED)
+# what can be started again
+OVER = (JobState.FAILED, JobState.CANCELLED)
+OPEN_STATES = (*WAITING_STATES, JobState.RUNNING)
 
 
 # The statements on the way of every job. They are built once: building one costs several times what running it
@@ -24,8 +28,14 @@ _JOB = _TABLE.c
 _THIS_JOB = _JOB.id == bindparam("job_id")
 _MINE = (_JOB.runner == bindparam("my_name")) & (_JOB.state == JobState.RUNNING)
 _IS_OPEN = _JOB.state.in_([*OPEN_STATES])
-_IS_WAITING = _JOB.state.in_([JobState.QUEUED, JobState.WAITING])
-_ENDED: dict[str, Any] = {"finished_at": bindparam("now"), "runner": None, "lease_until": None, "due_at": None}
+_IS_WAITING = _JOB.state.in_([*WAITING_STATES])
+_ENDED: dict[str, Any] = {
+    "finished_at": bindparam("now"),
+    "runner": None,
+    "lease_until": None,
+    "due_at": None,
+    "message": None,
+}
 
 _CLAIM = (
     update(_TABLE)
@@ -36,14 +46,30 @@ _CLAIM = (
         lease_until=bindparam("lease"),
         started_at=func.coalesce(_JOB.started_at, bindparam("now")),
         runs=_JOB.runs + 1,
+        # whoever had it did not hand it back
+        lost_runs=_JOB.lost_runs + case((_JOB.runner.is_(None), 0), else_=1),
     )
-    .returning(_JOB.id, _JOB.payload, _JOB.user_id, _JOB.api, _JOB.started_at, _JOB.runs)
+    .returning(_JOB.id, _JOB.payload, _JOB.user_id, _JOB.api, _JOB.started_at, _JOB.runs, _JOB.lost_runs, _JOB.forgiven)
 )
 _STILL_MINE = update(_TABLE).where(_THIS_JOB, _MINE).values(lease_until=bindparam("lease"))
 _HAND_BACK = (
     update(_TABLE)
     .where(_THIS_JOB, _MINE)
     .values(state=JobState.WAITING, runner=None, lease_until=None, due_at=bindparam("due"))
+)
+_DEFER = (
+    update(_TABLE)
+    .where(_THIS_JOB, _MINE)
+    .values(
+        state=JobState.DEFERRED,
+        runner=None,
+        lease_until=None,
+        due_at=bindparam("until"),
+        needed_nano=bindparam("new_needed"),
+        message=bindparam("new_message"),
+        error_code=bindparam("new_code"),
+        error=bindparam("new_error"),
+    )
 )
 _SUCCEED = (
     update(_TABLE)
@@ -83,7 +109,8 @@ def _count(session: Session, statement: Any, values: dict[str, Any]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that is ours to run. `runs` counts the claims so far, this one included."""
+    """A job that is ours to run. `runs` counts the claims so far, this one included, `lost_runs` those whose runner
+    gave no more sign of life; attempts up to number `forgiven` count no more."""
 
     id: str
     payload: dict[str, Any]
@@ -91,6 +118,8 @@ class Claim:
     api: str | None
     started_at: datetime
     runs: int
+    lost_runs: int
+    forgiven: int
 
 
 def claim(session: Session, job_id: str, runner: str) -> Claim | None:
@@ -120,10 +149,24 @@ def hand_back(session: Session, job_id: str, runner: str, *, due_in_s: float) ->
     session.execute(_HAND_BACK, {"job_id": job_id, "my_name": runner, "due": due})
 
 
+def defer(session: Session, job_id: str, runner: str, values: dict[str, Any]) -> None:
+    """Park the job until a budget has room. `values` holds `until` (when that is certain), `needed` (nano-USD, what
+    its next call may cost), `message` (what goes on with its chain), `code` and `error`."""
+    session.execute(_DEFER, {"job_id": job_id, "my_name": runner, "until": values["until"]} | {
+        f"new_{name}": values[name] for name in ("needed", "message", "code", "error")
+    })  # fmt: skip
+
+
 def succeed(session: Session, job_id: str, values: dict[str, Any]) -> None:
-    """The job is done. `values` holds `result`, `model_metadata`, `model_selection_strategy` and
-    `total_cost_nano`, which is the cost of all its attempts."""
+    """The job is done. `values` holds `result`, `model_metadata` and `model_selection_strategy`; its cost is that of
+    all its attempts as they stand by now."""
+    cost = cost_of(session, job_id)
+    values = {**values, "total_cost_nano": cost, "model_metadata": _with_cost(values["model_metadata"], cost)}
     session.execute(_SUCCEED, {"job_id": job_id, "now": utc_now(), **{f"new_{k}": v for k, v in values.items()}})
+
+
+def _with_cost(metadata: dict[str, Any], cost: int) -> dict[str, Any]:
+    return {**metadata, "cost_usd": cost / 10**9}
 
 
 def fail(session: Session, job_id: str, runner: str, code: str, sentence: str) -> None:
@@ -142,6 +185,15 @@ def cost_of(session: Session, job_id: str) -> int:
     return session.scalar(select(func.coalesce(func.sum(Attempt.cost_nano), 0)).where(Attempt.job_id == job_id)) or 0
 
 
+def recount_cost(session: Session, job_id: str) -> None:
+    """The cost of an attempt was corrected: bring the cost of its job up to date."""
+    session.flush()
+    job = session.get_one(Job, job_id)
+    job.total_cost_nano = cost_of(session, job_id)
+    if job.model_metadata:
+        job.model_metadata = _with_cost(job.model_metadata, job.total_cost_nano)
+
+
 def attempts_of(session: Session, job_id: str) -> Sequence[Attempt]:
     """The attempts of a job, first to last."""
     return session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)).all()
@@ -156,6 +208,12 @@ def overdue(session: Session, now: datetime, limit: int = 500) -> Sequence[Job]:
     """Jobs that nobody has claimed in time, oldest first."""
     waiting = Job.state.in_((JobState.QUEUED, JobState.WAITING))
     return session.scalars(select(Job).where(waiting, Job.due_at < now).order_by(Job.due_at).limit(limit)).all()
+
+
+def deferred(session: Session, limit: int = 5000) -> Sequence[Job]:
+    """Jobs that wait for a budget to have room, in the order in which they were accepted."""
+    query = select(Job).where(Job.state == JobState.DEFERRED).order_by(Job.created_at, Job.id)
+    return session.scalars(query.limit(limit)).all()
 
 
 def find(
@@ -179,11 +237,27 @@ def close_abandoned(session: Session, job_id: str) -> Sequence[Attempt]:
     for attempt in left:
         attempt.state = AttemptState.UNKNOWN
         attempt.success = False
-        attempt.cost_nano = attempt.reserved_nano
-        attempt.error_class, attempt.error_code = "same", "runner_lost"
+        attempt.cost_nano, attempt.cost_basis = attempt.reserved_nano, CostBasis.RESERVATION
+        attempt.error_class, attempt.error_code = "same", RUNNER_LOST
         attempt.error = "the worker was lost during the call; charged at the reservation"
         attempt.settled_at = utc_now()
     return left
+
+
+def by_idempotency_key(session: Session, key: str) -> Job | None:
+    """The job that was submitted under this key."""
+    return session.scalars(select(Job).where(Job.idempotency_key == key)).one_or_none()
+
+
+def start_again(session: Session, job_id: str) -> bool:
+    """Let a job that has failed or was cancelled run once more, with its history; False if it is in another state."""
+    job = session.get(Job, job_id)
+    if job is None or job.state not in OVER:
+        return False
+    job.state, job.error, job.error_code, job.finished_at, job.lost_runs = JobState.QUEUED, None, None, None, 0
+    job.due_at = utc_now() + timedelta(seconds=CLAIM_WITHIN_S)
+    job.forgiven = session.scalar(select(func.max(Attempt.number)).where(Attempt.job_id == job_id)) or 0
+    return True
 
 
 def by_prefix(session: Session, start: str) -> Sequence[Job]:

@@ -1,4 +1,4 @@
-"""The tables: jobs, their attempts (`model_performance_metrics`) and the vectors of embed jobs.
+"""The tables: jobs, their attempts (`model_performance_metrics`), the vectors of embed jobs, and what people changed.
 
 Money is stored as an integer of nano-USD (`…_nano`, exact in every dialect); beside it stands a generated
 column in USD with nine decimals, for people and reports.
@@ -35,6 +35,7 @@ class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     WAITING = "waiting"  # for its next attempt
+    DEFERRED = "deferred"  # until a budget has room
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -51,6 +52,15 @@ class AttemptState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     UNKNOWN = "unknown"
+
+
+class CostBasis(StrEnum):
+    """How the cost of a call is known."""
+
+    USAGE = "usage"  # the provider said how many tokens it bills
+    NOT_BILLED = "not_billed"  # the provider cannot have billed it
+    RESERVATION = "reservation"  # nobody knows: charged at the reservation, until somebody does
+    BY_HAND = "by_hand"  # a person looked it up
 
 
 class UTCDateTime(TypeDecorator[datetime]):
@@ -106,7 +116,17 @@ class Job(Base):
     started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
+    # how often it was claimed, and how often its runner gave no more sign of life
     runs: Mapped[int] = mapped_column(Integer, default=0)
+    lost_runs: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    # attempts up to this number are history: the job was started again by hand
+    forgiven: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    # the submitter's own name of the job: the same one brings the same job
+    idempotency_key: Mapped[str | None] = mapped_column(String(128))
+
+    # Of a deferred job: what its next call may cost, and the message that goes on with its chain, if it has one.
+    needed_nano: Mapped[int | None] = mapped_column(BigInteger)
+    message: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
     # Who runs the job, and until when without a sign of life. `due_at` is when a job without a runner should
     # have been picked up: past it the sweeper publishes the job again.
@@ -115,6 +135,7 @@ class Job(Base):
     due_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
     __table_args__ = (
+        Index("uq_jobs_idempotency_key", "idempotency_key", unique=True),
         Index("ix_jobs_state_due", "state", "due_at"),
         Index("ix_jobs_runner", "runner"),
         Index("ix_jobs_created", "created_at"),
@@ -145,6 +166,7 @@ class Attempt(Base):
     budget_month: Mapped[str] = mapped_column(String(7))
     reserved_nano: Mapped[int] = mapped_column(BigInteger)
     cost_nano: Mapped[int] = mapped_column(BigInteger, default=0)
+    cost_basis: Mapped[CostBasis | None] = mapped_column(String(16))
     cost_usd: Mapped[Any] = _usd("cost_nano")
 
     success: Mapped[bool | None] = mapped_column(Boolean)
@@ -181,3 +203,20 @@ class JobVectors(Base):
     dimensions: Mapped[int] = mapped_column(Integer)
     count: Mapped[int] = mapped_column(Integer)
     vectors: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Change(Base):
+    """What somebody changed by hand while the system ran: `what` is `limit`, `strategy`, `cost` or `retry`, `subject`
+    the scope, nothing, the attempt or the job. The latest row of a limit or strategy is the value that holds."""
+
+    __tablename__ = "changes"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    what: Mapped[str] = mapped_column(String(16))
+    subject: Mapped[str] = mapped_column(String(80))
+    before: Mapped[str | None] = mapped_column(String(80))
+    after: Mapped[str | None] = mapped_column(String(80))
+    who: Mapped[str] = mapped_column(String(80))
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=utc_now)
+
+    __table_args__ = (Index("ix_changes_what_subject", "what", "subject", "id"),)

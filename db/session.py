@@ -1,4 +1,4 @@
-"""The engine of this process, and its two kinds of transaction: `read()` and `write()`."""
+"""The engine of this process, and its kinds of transaction: `read()`, `snapshot()` and `write()`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,4 +66,15 @@ def read() -> Iterator[Session]:
 def write() -> Iterator[Session]:
     """A session in one transaction: committed at the end, rolled back on any exception."""
     with Session(engine(), expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def snapshot() -> Iterator[Session]:
+    """A session for reading whose statements all see the same moment."""
+    options: dict[str, Any] = {"reading": True}
+    if engine().dialect.name != "sqlite":
+        # SQLite's transactions are snapshots anyway
+        options["isolation_level"] = "REPEATABLE READ"
+    with Session(engine().execution_options(**options)) as session:
         yield session

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from db.models import Attempt, AttemptState, Job, JobState
 
 # what says nothing of the model that was called
-NOT_THE_MODELS = ("late_record", "runner_lost", "not_sent")
+NOT_THE_MODELS = ("late_record", "runner_lost", "shutdown", "not_sent")
 
 
 def by_model(session: Session, since: datetime, latest: int) -> Sequence[Row[Any]]:

@@ -61,13 +61,28 @@ class CVContent(_Answer):
 
 
 def read_answer(model: type[BaseModel], text: str) -> dict[str, Any]:
-    """The answer's JSON as checked data; `AnswerInvalid` names the field at fault and holds none of its text."""
+    """The answer's JSON as checked data; `AnswerInvalid` names the field at fault and holds none of its text.
+
+    What is almost JSON (fenced, after a sentence, with a trailing comma) is repaired once before that counts."""
+    fault: Any = None
+    for repair in (False, True):
+        try:
+            return model.model_validate_json(_repaired(text) if repair else text).model_dump(mode="json")
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        if fault["type"] != "json_invalid":
+            break
+    where = ".".join(str(part) for part in fault["loc"] if isinstance(part, int) or part in _names(model))
+    raise AnswerInvalid(f"{where or 'the answer'}: {fault['type']}")
+
+
+def _repaired(text: str) -> str:
+    from json_repair import repair_json
+
     try:
-        return model.model_validate_json(text).model_dump(mode="json")
-    except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in fault["loc"] if isinstance(part, int) or part in _names(model))
-        raise AnswerInvalid(f"{where or 'the answer'}: {fault['type']}") from None
+        return str(repair_json(text, skip_json_loads=True))
+    except (ValueError, RecursionError):
+        return text
 
 
 def _names(model: type[BaseModel]) -> set[str]:

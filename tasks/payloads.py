@@ -100,8 +100,12 @@ class Payload(BaseModel):
     model: ModelName | None = Field(None, description="The model to use, by id or alias.")
     x_llm_model: ModelName | None = Field(None, description="The value of the HTTP header X-LLM-Model.")
     strategy: ModelName | None = Field(None, description="The strategy to use instead of the current one.")
-    on_budget: Literal["downgrade", "reject"] = Field(
-        "downgrade", description="Where a budget has no room: take the next cheaper model that fits, or refuse."
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)] | None = Field(
+        None, description="The submitter's own name of the job: submitting it once more brings the same job."
+    )
+    on_budget: Literal["downgrade", "reject", "defer"] = Field(
+        "downgrade",
+        description="Where a budget has no room: take the next cheaper model that fits, refuse, or wait for room.",
     )
 
 

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from celery import Celery
-from celery.signals import after_setup_logger, beat_init, task_revoked, worker_init, worker_ready
+from celery.signals import after_setup_logger, beat_init, task_revoked, worker_init, worker_ready, worker_shutting_down
 from kombu.transport.redis import Channel
 
 from worker.checks import check_settings, hide_arguments
@@ -48,13 +48,24 @@ def _settle_in(sender: Any = None, **_: Any) -> None:
     """Do what would make the first job wait; then freeze what start-up left, so that no later garbage
     collection walks through litellm's modules."""
     from worker.gateway import warm_up
+    from worker.spool import drain
     from worker.tokens import encodings
 
     if any(queue != "maintenance" for queue in sender.app.amqp.queues.consume_from):
         warm_up()
         encodings()
+    drain(sender.app)
     gc.collect()
     gc.freeze()
+
+
+@worker_shutting_down.connect
+def _shut_down(**_: Any) -> None:
+    from db.environment import read_settings
+    from worker.settings import WorkerSettings
+    from worker.shutdown import begin
+
+    begin(read_settings(WorkerSettings).worker_shutdown_s)
 
 
 @beat_init.connect

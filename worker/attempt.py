@@ -9,9 +9,11 @@ becomes of the reservation:
 | answered and valid                             | `succeeded` | what the usage costs                     |
 | failed, and the provider cannot have billed it | `failed`    | released                                 |
 | failed, billed, usage known                    | `failed`    | what the usage costs                     |
-| failed, billed, usage not known (timeout, cut) | `unknown`   | the whole reservation                    |
-| usage missing or absurd in a good answer       | `succeeded` | the whole reservation                    |
-| the worker dies during the call                | `unknown`   | the whole reservation, by the next run   |
+| failed, billed, usage not known (timeout, cut) | `unknown`   | expired: the whole reservation           |
+| usage missing or absurd in a good answer       | `succeeded` | expired: the whole reservation           |
+| the worker dies during the call                | `unknown`   | expired, by the next run or the sweeper  |
+| taken for dead, but the answer comes after all | its outcome | corrected to what the usage costs        |
+| SQL is away when the call ends                 | its outcome | as above, once SQL is back: see spool.py |
 | the ledger is gone when it should settle       | as above    | by the sweeper, from SQL                 |
 """
 
@@ -19,9 +21,13 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from budget.errors import LedgerError
@@ -31,19 +37,26 @@ from budget.rebuild import RECORD_DEADLINE_S
 from db import attempts
 from db.environment import read_settings
 from db.jobs import still_mine
-from db.models import AttemptState
+from db.models import AttemptState, CostBasis
 from db.writer import group_writer
 from selection.registry import Model, load_registry
+from worker import spool
 from worker.errors import CallFailed, ErrorClass
 from worker.gateway import call
-from worker.kind import Answer, AnswerInvalid, ChatRequest, Request
+from worker.kind import Answer, AnswerInvalid, JobKind, Request
 from worker.loop import run_on_loop
+from worker.outcome import Outcome
 from worker.settings import WorkerSettings
+from worker.shutdown import overtime
 from worker.tokens import most_input_tokens
 
 # When the sweeper first asks SQL about a reservation. By then it is recorded, or it never will be called; a call
 # that is under way is left alone for as long as its runner lives.
 RESERVATION_LEASE_S = 3 * RECORD_DEADLINE_S
+
+# what SQLAlchemy raises while a database is away, full or too busy
+OUTAGES = (OperationalError, InterfaceError, PoolTimeout)
+OUTAGE_PAUSE_S = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +76,7 @@ class Plan:
     job_id: str
     number: int
     part: int
-    task_type: str
+    kind: JobKind
     user_id: str | None
     api: str | None
     strategy: str
@@ -74,34 +87,31 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A paid answer that has been read: the data of it, what it cost in nano-USD, and how long it took."""
+    """A call that has ended: the data of its answer, its usage and cost in nano-USD, how that is known, and how long
+    it took."""
 
     data: Any
     usage: Usage | None
     cost: int
+    basis: CostBasis
     quality: float | None
     milliseconds: int
 
 
 Read = Callable[[Answer], tuple[Any, float | None]]
-Keep = Callable[[Session, Done], None]
+# what finishes the job after this answer, None while calls are left
+Finish = Callable[[Done], dict[str, Any] | None]
 
 
 def worst_case(model: Model, request: Request) -> int:
     """The most that the provider can bill for this request, in nano-USD."""
     provider = load_registry().provider_of(model)
-    return model.rates.worst_case(most_input_tokens(_texts(request), model, provider), request.max_tokens)
+    return model.rates.worst_case(most_input_tokens(request.texts, model, provider), request.max_tokens)
 
 
-def _texts(request: Request) -> list[str]:
-    if isinstance(request, ChatRequest):
-        return [request.system, request.user, request.schema_text]
-    return request.texts
-
-
-def run_attempt(plan: Plan, model: Model, request: Request, read: Read, keep: Keep) -> Done:
-    """Make one call and pay for it. `read` turns the answer into data; `keep` writes them, in the transaction
-    that records the outcome.
+def run_attempt(plan: Plan, model: Model, request: Request, read: Read, finish: Finish) -> None:
+    """Make one call and pay for it. `read` turns the answer into data, which are written in the transaction that
+    records the outcome.
 
     Raises `BudgetExceeded`, `LedgerError`, `NotRecorded` or `LostJob` before any call, `CallFailed` after."""
     deadline_s = read_settings(WorkerSettings).llm_call_deadline_s
@@ -122,10 +132,18 @@ def run_attempt(plan: Plan, model: Model, request: Request, read: Read, keep: Ke
     except CallFailed as failure:
         _close_failed(plan, reservation, model, failure, called_at)
         raise
-    cost = model.rates.cost(answer.usage) if answer.usage else reservation.amount
-    done = Done(data, answer.usage, cost, quality, _ms_since(called_at))
-    _close(reservation, AttemptState.SUCCEEDED, done, lambda session: keep(session, done))
-    return done
+    except CancelledError:
+        sentence = "the worker was stopped during the call; charged at the reservation"
+        stopped = CallFailed(ErrorClass.SAME, "shutdown", sentence, billed=True)
+        _close_failed(plan, reservation, model, stopped, called_at)
+        raise stopped from None
+    done = Done(data, answer.usage, *_billed(model, answer.usage, reservation), quality, _ms_since(called_at))
+    _close(plan, reservation, AttemptState.SUCCEEDED, done, finish=finish(done))
+
+
+def _billed(model: Model, usage: Usage | None, reservation: Reservation) -> tuple[int, CostBasis]:
+    """What a call that the provider may have billed costs, and how that is known."""
+    return (model.rates.cost(usage), CostBasis.USAGE) if usage else (reservation.amount, CostBasis.RESERVATION)
 
 
 def _read(model: Model, answer: Answer, read: Read) -> tuple[Any, float | None]:
@@ -150,13 +168,13 @@ def _record(plan: Plan, model: Model, reservation: Reservation, reserved_at: flo
         "part": plan.part,
         "model_name": model.id,
         "provider": model.provider,
-        "task_type": plan.task_type,
+        "task_type": plan.kind.name,
         "user_id": plan.user_id,
         "api": plan.api,
         "strategy": plan.strategy,
         "reason": plan.reason,
-        "budget_day": reservation.periods.day,
-        "budget_month": reservation.periods.month,
+        "budget_day": reservation.day,
+        "budget_month": reservation.month,
         "reserved_nano": reservation.amount,
     }
 
@@ -172,7 +190,7 @@ def _record(plan: Plan, model: Model, reservation: Reservation, reserved_at: flo
         # it may have been committed all the same: the sweeper asks SQL when the reservation's lease ends
         raise NotRecorded(f"the database did not take the attempt: {type(error).__name__}") from error
     if not mine:
-        _settle(reservation, 0)
+        _end(reservation, CostBasis.NOT_BILLED, 0)
         raise LostJob(plan.job_id)
     if time.monotonic() - reserved_at > RECORD_DEADLINE_S:
         # a ledger that was rebuilt meanwhile may not hold this attempt: see budget/rebuild.py
@@ -182,23 +200,20 @@ def _record(plan: Plan, model: Model, reservation: Reservation, reserved_at: flo
 
 
 def _close_failed(plan: Plan, reservation: Reservation, model: Model, failure: CallFailed, called_at: float) -> None:
-    if not failure.billed:
-        state, cost = AttemptState.FAILED, 0
-    elif failure.usage:
-        state, cost = AttemptState.FAILED, model.rates.cost(failure.usage)
-    else:
-        state, cost = AttemptState.UNKNOWN, reservation.amount
-    done = Done(None, failure.usage, cost, None, _ms_since(called_at))
+    cost, basis = _billed(model, failure.usage, reservation) if failure.billed else (0, CostBasis.NOT_BILLED)
+    state = AttemptState.UNKNOWN if basis is CostBasis.RESERVATION else AttemptState.FAILED
+    done = Done(None, failure.usage, cost, basis, None, _ms_since(called_at))
     logger.info("job %s attempt %d: %s", plan.job_id, plan.number, failure.sentence)
-    _close(reservation, state, done, None, failure)
+    _close(plan, reservation, state, done, failure=failure)
 
 
 def _close(
+    plan: Plan,
     reservation: Reservation,
     state: AttemptState,
     done: Done,
-    keep: Callable[[Session], None] | None,
     failure: CallFailed | None = None,
+    finish: dict[str, Any] | None = None,
 ) -> None:
     """Write the outcome to SQL, then settle. Once it is in SQL nothing is lost if the ledger is gone."""
     usage = done.usage or Usage(0)
@@ -206,6 +221,7 @@ def _close(
         "state": state,
         "success": state is AttemptState.SUCCEEDED,
         "cost_nano": done.cost,
+        "cost_basis": done.basis,
         "tokens_used": usage.total,
         "input_tokens": usage.input,
         "output_tokens": usage.output,
@@ -217,25 +233,54 @@ def _close(
     if failure is not None:
         values |= {"error_class": failure.error_class, "error_code": failure.code, "error": failure.sentence}
 
-    def close(session: Session) -> None:
-        if not attempts.close(session, reservation.attempt_id, values):
-            # we were taken for dead: it is charged at its reservation, and the job is another runner's
-            raise LostJob(reservation.attempt_id)
-        if keep is not None:
-            keep(session)
-
-    group_writer().commit(close)
+    outcome = Outcome(
+        reservation.attempt_id,
+        plan.job_id,
+        plan.kind.name,
+        plan.part,
+        reservation.scope_keys,
+        values,
+        done.data,
+        finish,
+    )
+    mine = _write_down(outcome, plan.kind)
     if done.cost > reservation.amount:
         logger.warning(
-            "attempt %s cost %d nano-USD, more than the %d reserved",
+            "overrun: attempt %s cost %d nano-USD, more than the %d that were reserved as its worst case",
             reservation.attempt_id, done.cost, reservation.amount,
         )  # fmt: skip
-    _settle(reservation, done.cost)
+    _end(reservation, done.basis, done.cost)
+    if not mine:
+        # we were taken for dead: the cost is right now, but the job is another runner's
+        raise LostJob(plan.job_id)
 
 
-def _settle(reservation: Reservation, cost: int) -> None:
+def _write_down(outcome: Outcome, kind: JobKind) -> bool:
+    """Write the outcome to SQL. While SQL is away, it is kept on disk and this thread waits: no new call starts
+    without SQL, and the job stays ours."""
+
+    def write(session: Session) -> bool:
+        return outcome.write(session, kind)
+
     try:
-        ledger().settle(reservation.attempt_id, reservation.scope_keys, cost)
+        return group_writer().commit(write)
+    except OUTAGES as outage:
+        logger.error("attempt %s waits for the database on disk: %s", outcome.attempt_id, type(outage).__name__)
+    with ExitStack() as kept:
+        try:
+            kept.enter_context(spool.keep(outcome))
+        except OSError as full:
+            logger.error("attempt %s waits in memory only: the spool gave %s", outcome.attempt_id, full.strerror)
+        while not overtime.wait(OUTAGE_PAUSE_S):
+            with suppress(*OUTAGES):
+                return group_writer().commit(write)
+        # the worker is stopped; the next one finds it
+        return group_writer().commit(write)
+
+
+def _end(reservation: Reservation, basis: CostBasis, cost: int) -> None:
+    try:
+        ledger().conclude(reservation.attempt_id, reservation.scope_keys, basis, cost)
     except LedgerError as error:
         # the sweeper settles it from SQL when the reservation's lease ends
         logger.warning("attempt %s is settled later: %s", reservation.attempt_id, error)

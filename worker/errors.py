@@ -2,6 +2,7 @@
 exceptions. No message ever holds text of a prompt, of an answer or of a key."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from budget.money import Usage
@@ -78,3 +79,39 @@ def classify(status: int, code: str | None) -> ErrorClass:
     if code in BY_CODE:
         return BY_CODE[code]
     return BY_STATUS.get(status, ErrorClass.SAME if status >= 500 else ErrorClass.NEXT)
+
+
+@dataclass(eq=False)
+class RunAgain(Exception):
+    """The job should be tried again in `after_s` seconds; `why` is fit to be shown."""
+
+    after_s: float
+    why: str
+
+    def __str__(self) -> str:
+        return self.why
+
+
+@dataclass(eq=False)
+class Deferred(Exception):
+    """The job is parked until a budget has room for `needed` nano-USD, which is so `until` then at the latest; the
+    sweeper publishes it again."""
+
+    why: str
+    until: datetime
+    needed: int
+
+    def __str__(self) -> str:
+        return self.why
+
+
+class UnknownJob(JobFailed):
+    """A message named a job that SQL does not have."""
+
+
+class NotOurs(Exception):
+    """Somebody else runs the job: there is nothing to do and nothing to report."""
+
+
+class Cancelled(Exception):
+    """The job was cancelled, and whoever waits for it was told so."""

@@ -3,11 +3,14 @@
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from db.once import once_per_process
 
 T = TypeVar("T")
+
+_under_way: set[Future[Any]] = set()
 
 
 @once_per_process
@@ -18,5 +21,16 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 def run_on_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on the process' event loop and wait for it; raises what it raised."""
-    return asyncio.run_coroutine_threadsafe(work, _loop()).result()
+    """Run a coroutine on the process' event loop and wait for it; raises what it raised, and
+    `concurrent.futures.CancelledError` after `cancel_all`."""
+    future = asyncio.run_coroutine_threadsafe(work, _loop())
+    _under_way.add(future)
+    try:
+        return future.result()
+    finally:
+        _under_way.discard(future)
+
+
+def cancel_all() -> int:
+    """Cancel what is under way; how much that was."""
+    return sum(future.cancel() for future in list(_under_way))

@@ -11,10 +11,14 @@ from db.models import Job, JobState
 from db.session import read
 from worker.errors import JobFailed
 
+# the Celery state of a job that waits for a budget; `info` says why, and until when at the latest
+DEFERRED = "DEFERRED"
+
 STATES = {
     JobState.QUEUED: states.PENDING,
     JobState.RUNNING: states.STARTED,
     JobState.WAITING: states.RETRY,
+    JobState.DEFERRED: DEFERRED,
     JobState.SUCCEEDED: states.SUCCESS,
     JobState.FAILED: states.FAILURE,
     JobState.CANCELLED: states.REVOKED,
@@ -47,4 +51,6 @@ class JobBackend(RedisBackend):
             return TaskRevokedError(job.error)
         if job.state == JobState.FAILED:
             return JobFailed(job.error or "failed", job.error_code or "failed")
+        if job.state == JobState.DEFERRED and job.due_at:
+            return {"why": job.error, "until": job.due_at.isoformat()}
         return None

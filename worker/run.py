@@ -4,22 +4,22 @@ for another try, or give it up. One claim is one run; a job may take several."""
 import logging
 import random
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from budget.errors import BudgetExceeded, LedgerCold, LedgerError
+from budget.figures import scope_keys_of
 from budget.ledger import ledger
-from budget.money import nano_to_usd
 from budget.rebuild import rebuild_if_cold
-from budget.scopes import keys_of
 from db import jobs
 from db.environment import read_settings
 from db.jobs import LEASE_S
-from db.models import Attempt, AttemptState, Job, JobState, utc_now
+from db.models import Attempt, AttemptState, CostBasis, Job, JobState, utc_now
 from db.session import read
 from db.writer import group_writer
 from selection.errors import CannotSelect
@@ -28,16 +28,28 @@ from selection.registry import Model, load_registry
 from selection.select import Selection
 from worker.attempt import Done, LostJob, NotRecorded, Plan, run_attempt, worst_case
 from worker.choose import choose
-from worker.errors import CallFailed, ErrorClass, InvalidJob, JobFailed
+from worker.errors import (
+    CallFailed,
+    Cancelled,
+    Deferred,
+    ErrorClass,
+    InvalidJob,
+    JobFailed,
+    NotOurs,
+    RunAgain,
+    UnknownJob,
+)
 from worker.heartbeat import running
 from worker.kind import JobKind, Request
 from worker.settings import WorkerSettings
+from worker.shutdown import stopping
 from worker.tokens import most_input_tokens
 
 TRIES_PER_MODEL = 2
-NOT_THE_MODELS_FAULT = ("late_record", "runner_lost")
+NOT_THE_MODELS_FAULT = ("late_record", "runner_lost", "shutdown")
 FIRST_BACKOFF_S = 0.5
 LONGEST_WAIT_S = 20.0
+SHUTDOWN = "the worker is shutting down"
 # while the ledger or the database is away
 OUTAGE_WAIT_S = 3.0
 
@@ -47,38 +59,20 @@ Progress = Callable[[int, int], None]
 T = TypeVar("T")
 
 
-@dataclass(eq=False)
-class RunAgain(Exception):
-    """The job should be tried again in `after_s` seconds; `why` is fit to be shown."""
+def run_job(kind: JobKind, job_id: str, progress: Progress, message: dict[str, Any] | None = None) -> Any:
+    """Run a job until it succeeds and return its result; `progress` is told (done, total) requests. `message` is
+    what to publish for a job that is parked, if that is more than its id.
 
-    after_s: float
-    why: str
-
-    def __str__(self) -> str:
-        return self.why
-
-
-class UnknownJob(JobFailed):
-    """A message named a job that SQL does not have."""
-
-
-class NotOurs(Exception):
-    """Somebody else runs the job: there is nothing to do and nothing to report."""
-
-
-class Cancelled(Exception):
-    """The job was cancelled, and whoever waits for it was told so."""
-
-
-def run_job(kind: JobKind, job_id: str, progress: Progress) -> Any:
-    """Run a job until it succeeds and return its result; `progress` is told (done, total) requests.
-
-    Raises `JobFailed` if it never will succeed, `RunAgain` for another try, `NotOurs` if it is not ours."""
+    Raises `JobFailed` if it never will succeed, `RunAgain` for another try, `Deferred` if it is parked, `NotOurs` if
+    it is not ours."""
+    if stopping.is_set():
+        raise RunAgain(0, SHUTDOWN)
     with running(job_id) as runner:
         job = _tell_sql(lambda session: jobs.claim(session, job_id, runner))
         if job is None:
             return _outcome_of(kind, job_id)
         try:
+            _refuse_poison(job)
             return _Run(kind, job, runner, progress).finish()
         except LostJob:
             raise NotOurs from None
@@ -86,6 +80,10 @@ def run_job(kind: JobKind, job_id: str, progress: Progress) -> Any:
             again = trouble if isinstance(trouble, RunAgain) else RunAgain(OUTAGE_WAIT_S, str(trouble))
             _tell_sql(lambda session: jobs.hand_back(session, job_id, runner, due_in_s=again.after_s))
             raise again from None
+        except Deferred as parked:
+            parking = {"until": parked.until, "needed": parked.needed, "code": "budget", "error": str(parked)}
+            _tell_sql(lambda session: jobs.defer(session, job_id, runner, {**parking, "message": message}))
+            raise
         except (SQLAlchemyError, OSError) as outage:
             # the job cannot be handed back: its lease lapses, and the sweeper publishes it
             raise RunAgain(LEASE_S, f"the database is away: {type(outage).__name__}") from None
@@ -93,6 +91,12 @@ def run_job(kind: JobKind, job_id: str, progress: Progress) -> Any:
             failure = _as_failure(error)
             _give_up(kind, job_id, runner, failure)
             raise failure from None
+
+
+def _refuse_poison(job: jobs.Claim) -> None:
+    """Whatever it is that ends the worker of this job again and again: it has had its chances."""
+    if job.lost_runs >= read_settings(WorkerSettings).llm_max_lost_runs:
+        raise JobFailed(f"given up after its worker was lost {job.lost_runs} times", "poison")
 
 
 def _tell_sql(work: Callable[[Session], T]) -> T:
@@ -122,7 +126,7 @@ def _give_up(kind: JobKind, job_id: str, runner: str, failure: JobFailed) -> Non
         return abandoned
 
     for attempt in _tell_sql(give_up):
-        settle_from_sql(attempt, capped=kind.capped)
+        settle_from_sql(attempt, kind)
     logger.info("job %s failed: %s", job_id, failure)
 
 
@@ -151,8 +155,6 @@ class _Run:
         self.payload = kind.payload(job.payload)
         self.requests: dict[str, list[Request]] = {}
         self.selection: Selection = choose(kind, self.payload, job.id, self._most_input)
-        self.kept: Any = None
-        self.metadata: dict[str, Any] = {}
 
     def finish(self) -> Any:
         """Make the calls that are still to be made; the last one's outcome finishes the job."""
@@ -167,8 +169,7 @@ class _Run:
                 self._call_within_budget(part, total, models)
             if total > 1:
                 self._tell_progress(part + 1, total)
-        with read() as session:
-            return self.kind.result(self.kind.load(session, self.job.id, self.kept), self.metadata)
+        return _outcome_of(self.kind, self.job.id)
 
     def _tell_progress(self, done: int, total: int) -> None:
         try:
@@ -196,12 +197,13 @@ class _Run:
 
         abandoned, history = group_writer().commit(close)
         for attempt in abandoned:
-            settle_from_sql(attempt, capped=self.kind.capped)
+            settle_from_sql(attempt, self.kind)
         return history
 
     def _models_left(self) -> list[Model]:
         """The candidates that have not failed for good here, best first; `JobFailed` if there is none."""
-        failures = [a for a in self.history if a.state in (AttemptState.FAILED, AttemptState.UNKNOWN)]
+        ended_badly = (AttemptState.FAILED, AttemptState.UNKNOWN)
+        failures = [a for a in self.history if a.state in ended_badly and a.number > self.job.forgiven]
         if len(failures) >= read_settings(WorkerSettings).llm_max_failures:
             last = failures[-1].error
             raise JobFailed(f"given up after {len(failures)} failed attempts, the last: {last}", "attempts")
@@ -219,35 +221,35 @@ class _Run:
         return left
 
     def _call_within_budget(self, part: int, total: int, models: list[Model]) -> None:
-        """Call the first model; where a budget has no room for it and the job allows, the next cheaper one
-        that fits."""
-        refused: BudgetExceeded | None = None
-        for model in self._affordable_order(part, models):
-            try:
-                return self._call(part, total, model, downgraded=refused is not None)
-            except BudgetExceeded as exceeded:
-                refused = refused or exceeded
-        raise JobFailed(str(refused), "budget")
+        """Call the first model; where a budget has no room for it, do what the job's `on_budget` says."""
+        try:
+            return self._call(part, total, models[0], downgraded=False)
+        except BudgetExceeded as exceeded:
+            refused = exceeded
+        if self.payload.on_budget == "defer" and refused.resets_at is not None and not refused.never_fits:
+            raise Deferred(str(refused), datetime.fromtimestamp(refused.resets_at, UTC), refused.needed)
+        for model in self._cheaper(part, models) if self.payload.on_budget == "downgrade" else ():
+            with suppress(BudgetExceeded):
+                return self._call(part, total, model, downgraded=True)
+        raise JobFailed(str(refused), refused.code)
 
-    def _affordable_order(self, part: int, models: list[Model]) -> Iterator[Model]:
-        yield models[0]
-        if self.payload.on_budget != "downgrade":
-            return
+    def _cheaper(self, part: int, models: list[Model]) -> list[Model]:
+        """The candidates that cost less than the first, dearest first."""
         costs = {model.id: worst_case(model, self._requests_for(model)[part]) for model in models}
         cheaper = [model for model in models if costs[model.id] < costs[models[0].id]]
-        yield from sorted(cheaper, key=lambda model: -costs[model.id])
+        return sorted(cheaper, key=lambda model: -costs[model.id])
 
     def _call(self, part: int, total: int, model: Model, *, downgraded: bool) -> None:
+        if stopping.is_set():
+            raise RunAgain(0, SHUTDOWN)
         plan = self._plan(part, model, downgraded=downgraded)
         request = self._requests_for(model)[part]
 
-        def keep(session: Session, done: Done) -> None:
-            kept = self.kind.keep(session, self.job.id, part, done.data)
-            if part == total - 1:
-                self._succeed(session, plan, model, kept, done)
+        def finish(done: Done) -> dict[str, Any] | None:
+            return self._finish(plan, model, done) if part == total - 1 else None
 
         try:
-            run_attempt(plan, model, request, lambda answer: self.kind.read(self.payload, answer), keep)
+            run_attempt(plan, model, request, lambda answer: self.kind.read(self.payload, answer), finish)
         except CallFailed as failure:
             self._after_failure(failure)
         except LedgerCold:
@@ -271,7 +273,7 @@ class _Run:
             job_id=self.job.id,
             number=len(self.history) + 1,
             part=part,
-            task_type=self.kind.name,
+            kind=self.kind,
             user_id=self.job.user_id,
             api=self.job.api,
             strategy=strategy.name,
@@ -280,18 +282,15 @@ class _Run:
             runner=self.runner,
         )
 
-    def _succeed(self, session: Session, plan: Plan, model: Model, kept: Any, done: Done) -> None:
-        """Finish the job in the transaction of its last attempt."""
-        tokens, cost = done.usage.total if done.usage else 0, done.cost
-        for attempt in self.history:
-            cost += attempt.cost_nano
-            tokens += attempt.tokens_used if attempt.state == AttemptState.SUCCEEDED else 0
-        self.kept = kept
-        self.metadata = {
+    def _finish(self, plan: Plan, model: Model, done: Done) -> dict[str, Any]:
+        """What finishes the job in the transaction of its last attempt."""
+        tokens = done.usage.total if done.usage else 0
+        tokens += sum(attempt.tokens_used for attempt in self.history if attempt.state == AttemptState.SUCCEEDED)
+        metadata = {
             "model_used": model.id,
             "processing_time_ms": round((utc_now() - self.job.started_at).total_seconds() * 1000),
             "tokens_used": tokens,
-            "cost_usd": float(nano_to_usd(cost)),
+            "cost_usd": None,  # known when the last attempt is written down
             "quality_score": done.quality,
             "selection_reason": plan.reason,
             "complexity_score": self.selection.complexity,
@@ -302,13 +301,7 @@ class _Run:
                 {"model": model.id, "state": str(AttemptState.SUCCEEDED), "error": None},
             ],
         }
-        outcome = {
-            "result": kept,
-            "model_metadata": self.metadata,
-            "model_selection_strategy": plan.strategy,
-            "total_cost_nano": cost,
-        }
-        jobs.succeed(session, self.job.id, outcome)
+        return {"model_metadata": metadata, "model_selection_strategy": plan.strategy}
 
     def _after_failure(self, failure: CallFailed) -> NoReturn:
         if failure.error_class is ErrorClass.NEVER:
@@ -325,11 +318,10 @@ class _Run:
             self.history = jobs.attempts_of(session, self.job.id)
 
 
-def settle_from_sql(attempt: Attempt, *, capped: bool) -> None:
-    """Settle what SQL knows of an attempt. If the ledger is away, the sweeper comes back to it."""
-    job_id = attempt.job_id if capped else None
-    keys = keys_of(attempt.budget_day, attempt.budget_month, attempt.user_id, job_id)
+def settle_from_sql(attempt: Attempt, kind: JobKind) -> None:
+    """End the reservation of an attempt as SQL knows it. If the ledger is away, the sweeper comes back to it."""
+    basis = attempt.cost_basis or CostBasis.RESERVATION
     try:
-        ledger().settle(attempt.id, keys, attempt.cost_nano)
+        ledger().conclude(attempt.id, scope_keys_of(attempt, kind.name), basis, attempt.cost_nano)
     except LedgerError as error:
         logger.warning("attempt %s is settled later: %s", attempt.id, error)

@@ -9,4 +9,8 @@ class WorkerSettings(BaseSettings):
 
     llm_call_deadline_s: float = Field(120, gt=0, le=900, description="The most that one provider call may take.")
     llm_max_failures: int = Field(6, ge=1, le=50, description="Failed attempts after which a job is given up.")
+    llm_max_lost_runs: int = Field(5, ge=1, le=50, description="Lost workers after which a job is given up.")
+    worker_shutdown_s: float = Field(
+        25, ge=0, le=3600, description="How long SIGTERM lets calls that are under way go on."
+    )
     track_model_performance: bool = Field(True, description="Whether times and quality are kept per attempt.")

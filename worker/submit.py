@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from db.jobs import CLAIM_WITHIN_S
+from db.jobs import CLAIM_WITHIN_S, by_idempotency_key
 from db.models import Job, JobState, utc_now
 from db.session import read, write
 from selection.errors import CannotSelect
@@ -36,7 +36,8 @@ def fields_of(kind: JobKind, args: Any, kwargs: Any) -> dict[str, Any]:
 def accept(kind: JobKind, job_id: str, fields: dict[str, Any], *, due_in_s: float, again: bool = False) -> Job:
     """Check a job and write its row; `InvalidJob` says what is wrong, and then nothing was written.
 
-    `again` lets a job stand that is there already: its message was delivered a second time."""
+    `again` lets a job stand that is there already: its message was delivered a second time. A job that was submitted
+    under the same idempotency key before is returned instead, with its own id."""
     if not 1 <= len(job_id) <= LONGEST_ID or not job_id.isprintable():
         raise InvalidJob(f"{kind.name}: a task id has 1 to {LONGEST_ID} printable characters")
     payload = kind.payload(fields)
@@ -48,6 +49,7 @@ def accept(kind: JobKind, job_id: str, fields: dict[str, Any], *, due_in_s: floa
         user_id=payload.user_id,
         api=payload.api,
         payload=payload.model_dump(mode="json", exclude_none=True),
+        idempotency_key=payload.idempotency_key,
         due_at=utc_now() + timedelta(seconds=due_in_s + CLAIM_WITHIN_S),
     )
     return _insert(job, again)
@@ -92,11 +94,24 @@ def _insert(job: Job, again: bool) -> Job:
         with write() as session:
             session.add(job)
     except IntegrityError:
-        if not again:
-            raise InvalidJob(f"{job.kind}: there is a job with the id {job.id} already") from None
         with read() as session:
-            return _existing(session, job)
+            if (twin := _twin(session, job)) is not None and twin.id != job.id:
+                return twin
+            if again:
+                return _existing(session, job)
+        raise InvalidJob(f"{job.kind}: there is a job with the id {job.id} already") from None
     return job
+
+
+def _twin(session: Session, job: Job) -> Job | None:
+    """The job that was submitted under the same idempotency key; it must be the same job."""
+    twin = by_idempotency_key(session, job.idempotency_key) if job.idempotency_key else None
+    if twin is not None and (twin.kind, twin.payload) != (job.kind, job.payload):
+        raise InvalidJob(
+            f"{job.kind}: field idempotency_key: job {twin.id} has this key and another input; give a new job a key of "
+            "its own"
+        )
+    return twin
 
 
 def _existing(session: Session, job: Job) -> Job:

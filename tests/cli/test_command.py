@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from tests.integration.conftest import wait_until
 
@@ -108,6 +109,45 @@ def test_even_a_killed_demo_leaves_no_process(tmp_path: Path) -> None:
     wait_until(lambda: processes_of(tmp_path / "kept") == [])
 
 
+def operate_the_budget(home: Path, job_id: str, attempt_id: str) -> None:
+    """What an operator does with the budgets of a running stack."""
+
+    def run(*arguments: str, status: int = 0) -> Any:
+        done = paymaster(home, *arguments, "--json")
+        assert done.returncode == status, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    scopes = run("budget", "--job", job_id[:10])["budgets"]
+    assert [scope["scope"] for scope in scopes] == ["daily", "monthly", "user", "job"]
+    assert (scopes[2]["limit_usd"], scopes[3]["limit_usd"], scopes[3]["resets_at"]) == (5, 0.15, None)
+    assert run("budget", "set", "daily", "0.5") == {"scope": "daily", "limit_usd": 0.5}
+    daily = run("budget")["budgets"][0]
+    assert daily["limit_usd"] == 0.5
+    assert daily["left_usd"] == pytest.approx(0.5 - daily["spent_usd"] - daily["reserved_usd"])
+    wait_until(lambda: run("budget")["budgets"][0]["reserved_usd"] == 0)
+    assert run("budget", "check") == []
+    assert run("budget", "correct", attempt_id[:12], "0.3")["counted"] is True
+    assert run("budget")["budgets"][0]["spent_usd"] > 0.3
+    assert run("budget", "check") == []
+    assert run("job", job_id)["attempts"][0]["cost_basis"] == "by_hand"
+    assert run("budget", "unknown") == []
+    assert [(c["what"], c["after"]) for c in run("changes")] == [("cost", "$0.30"), ("limit", "0.5")]
+    assert run("budget", "rebuild") == {"rebuilt": True}
+    assert run("budget", "check") == []
+    with redis.Redis.from_url(environment_of(home)["REDIS_URL"]) as client:
+        key = next(key for key in client.scan_iter("{paymaster}:day:*"))
+        client.hincrby(key, "spent", -5)
+    (difference,) = run("budget", "check", status=1)
+    assert (difference["field"], difference["sql"] - difference["redis"]) == ("spent", 5)
+    shown = paymaster(home, "budget", "--user", "7").stdout
+    assert "user" in shown and "$5.00" in shown and "█" in shown
+
+
+def environment_of(home: Path) -> dict[str, str]:
+    found: dict[str, str] = json.loads((home / "environment.json").read_text())
+    return found
+
+
 def test_a_stack_that_is_up_takes_jobs_and_shows_them(up: tuple[Path, Any], tmp_path: Path) -> None:
     home, process = up
     folder = tmp_path / "postings"
@@ -142,10 +182,12 @@ def test_a_stack_that_is_up_takes_jobs_and_shows_them(up: tuple[Path, Any], tmp_
     assert (parsed["jobs"], parsed["success_rate"], parsed["fallback_rate"]) == (4, 1, 0)
     assert parsed["cost_per_job_usd"] > 0 and parsed["p95_ms"] > 0 and parsed["quality"] > 0
     assert "balanced" in paymaster(home, "strategies").stdout
-    budget = json.loads(paymaster(home, "budget", "--json").stdout)
+    budget = json.loads(paymaster(home, "budget", "--json").stdout)["budgets"]
     assert [scope["scope"] for scope in budget] == ["daily", "monthly"]
     assert budget[0]["limit_usd"] == 50
     assert 0 < budget[0]["spent_usd"] < 1
+
+    operate_the_budget(home, jobs[0]["id"], shown["attempts"][0]["id"])
 
     second = paymaster(home, "up", "--json")
     assert second.returncode == 1
@@ -227,6 +269,10 @@ def test_a_database_without_jobs_has_no_strategies_to_compare(tmp_path: Path) ->
         (("replay", "-", "--model", "gpt-9"), {}, "model: 'gpt-9' is not in the model registry"),
         (("replay", "-", "--strategy", "x"), {}, "strategy: 'x' is unknown; known: cost_optimized, balanced"),
         (("job", "nothing"), {}, "there is no job whose id begins with 'nothing'"),
+        (("budget", "set", "weekly", "5"), {}, "scope: 'weekly' has no limit to set; known: daily, monthly, user"),
+        (("budget", "set", "daily", "much"), {}, "limit: 'much' is no limit; give USD from 0"),
+        (("budget", "correct", "nothing", "5"), {}, "there is no attempt whose id begins with 'nothing'"),
+        (("budget",), {"COST_ALERT_THRESHOLD": "80"}, "COST_ALERT_THRESHOLD: '80' is no share; give a number above 0"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence_and_status_1(

@@ -166,15 +166,17 @@ def test_a_running_job_cannot_be_cancelled() -> None:
 
 def test_a_job_that_succeeded_keeps_result_metadata_and_cost() -> None:
     add(error="an earlier failure", error_code="timeout")
+    add_attempt(1, cost_nano=123_456_789_000, state=AttemptState.UNKNOWN)
+    add_attempt(2, cost_nano=12, state=AttemptState.SUCCEEDED)
     claim("r1")
     with write() as session:
         outcome = {
             "result": {"a": None}, "model_metadata": {"model_used": "m"}, "model_selection_strategy": "balanced",
-            "total_cost_nano": 123_456_789_012,
         }  # fmt: skip
         jobs.succeed(session, "j", outcome)
     job = get()
-    assert (job.state, job.result, job.model_metadata) == (JobState.SUCCEEDED, {"a": None}, {"model_used": "m"})
+    assert (job.state, job.result) == (JobState.SUCCEEDED, {"a": None})
+    assert job.model_metadata == {"model_used": "m", "cost_usd": 123.456789012}
     assert (job.model_selection_strategy, job.total_cost_usd) == ("balanced", Decimal("123.456789012"))
     assert (job.runner, job.lease_until, job.due_at, job.error, job.error_code) == (None,) * 5
 

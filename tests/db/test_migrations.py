@@ -9,12 +9,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, inspect
+from sqlalchemy import MetaData, inspect, select, text
 
 import db.migrate
 from db.migrate import upgrade
-from db.models import Base
-from db.session import engine
+from db.models import Attempt, Base
+from db.session import engine, read
 
 pytestmark = pytest.mark.usefixtures("environment")
 
@@ -91,3 +91,36 @@ def test_the_names_of_the_customers_tables_and_columns() -> None:
     }  # fmt: skip
     columns = {column["name"] for column in inspector.get_columns("jobs")}
     assert columns >= {"model_selection_strategy", "model_metadata", "total_cost_usd"}
+
+
+def test_what_attempts_of_before_cost_is_known_by_their_outcome() -> None:
+    downgrade("0001")
+    rows = {
+        "ok": ("succeeded", 5, 10), "no usage": ("succeeded", 9, 0), "lost": ("unknown", 9, 0),
+        "refused": ("failed", 0, 0), "useless": ("failed", 4, 8), "under way": ("calling", 0, 0),
+    }  # fmt: skip
+    with engine().begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO jobs (id, kind, state, queue, payload, total_cost_nano, created_at, runs)"
+                " VALUES ('j', 'parse', 'running', 'parse', '{}', 0, '2026-11-01 00:00:00', 1)"
+            )
+        )
+        for number, (name, (state, cost, tokens)) in enumerate(rows.items()):
+            connection.execute(
+                text(
+                    "INSERT INTO model_performance_metrics (id, job_id, number, part, state, model_name, provider,"
+                    " task_type, strategy, reason, budget_day, budget_month, reserved_nano, cost_nano, tokens_used,"
+                    " input_tokens, output_tokens, cached_tokens, reasoning_tokens, created_at) VALUES (:id, 'j', :n,"
+                    " 0, :state, 'm', 'p', 'parse', 's', 'r', '2026-11-01', '2026-11', 9, :cost, :tokens, 0, 0, 0, 0,"
+                    " '2026-11-01 00:00:00')"
+                ),
+                {"id": name, "n": number, "state": state, "cost": cost, "tokens": tokens},
+            )
+    upgrade()
+    with read() as session:
+        found = {attempt.id: attempt.cost_basis for attempt in session.scalars(select(Attempt))}
+    assert found == {
+        "ok": "usage", "no usage": "reservation", "lost": "reservation", "refused": "not_billed", "useless": "usage",
+        "under way": None,
+    }  # fmt: skip

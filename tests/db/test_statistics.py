@@ -63,7 +63,7 @@ def test_failures_count_with_what_they_were_charged_but_bring_no_time_quality_or
 def test_what_is_not_the_models_doing_does_not_count() -> None:
     add(1)
     add(1, state=AttemptState.CALLING)
-    for code in ("late_record", "runner_lost", "not_sent"):
+    for code in ("late_record", "runner_lost", "shutdown", "not_sent"):
         add(1, state=AttemptState.UNKNOWN, error_code=code)
     assert models()["m", "parse"].calls == 1
 

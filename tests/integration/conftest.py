@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kombu import pools
 from sqlalchemy import func, select
 
 from budget.ledger import ledger
@@ -28,8 +29,7 @@ def point_celery_at(url: str) -> None:
     app.conf.broker_url = app.conf.broker_read_url = app.conf.broker_write_url = url
     app.conf.result_backend = f"worker.results.JobBackend+{url}"
     app.set_default()
-    if app._pool is not None:
-        app._pool.force_close_all()
+    pools.reset()
     app._pool = None
     app.amqp._producer_pool = None
     app._backend_cache = None

@@ -82,9 +82,7 @@ def test_the_confidence_may_be_anything_from_0_to_1(score: float) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", MARKER, "null", "[]", f'"{MARKER}"', "5", "{}{}", json.dumps(POSTING)[:-1],
-     f"Sure! {json.dumps(POSTING)}",
-     f"```json\n{json.dumps(POSTING)}\n```", '{"summary": "\\ud800"}', "[" * 10_000],
+    ["", " ", MARKER, "null", "[]", f'"{MARKER}"', "5", "{}{}", '{"summary": "\\ud800"}', "[" * 10_000],
 )  # fmt: skip
 def test_what_is_no_json_object_is_refused(text: str) -> None:
     fault(ParsedPosting, text)
@@ -100,3 +98,30 @@ def test_the_schema_is_one_that_strict_mode_takes(model: type[BaseModel]) -> Non
 
 def test_the_section_models_are_those_whose_names_may_be_shown() -> None:
     assert set(CVContent.model_json_schema()["$defs"]) == {Experience.__name__, Education.__name__}
+
+
+ALMOST = {
+    "fenced": lambda text: f"```json\n{text}\n```",
+    "after a sentence": lambda text: f"Here is the posting:\n\n{text}\n\nLet me know.",
+    "with a trailing comma": lambda text: text[:-1] + ",}",
+    "without its last brace": lambda text: text[:-1],
+}
+
+
+@pytest.mark.parametrize("how", ALMOST)
+@pytest.mark.parametrize(("model", "answer"), BOTH)
+def test_what_is_almost_json_is_repaired(model: type[BaseModel], answer: dict[str, Any], how: str) -> None:
+    text = ALMOST[how](json.dumps(answer))
+    with pytest.raises(ValueError):
+        json.loads(text)
+    assert read_answer(model, text) == answer
+
+
+@pytest.mark.parametrize("text", ["", "I cannot do that.", "{" * 5000, "[1, 2", '"text', "null null", "x" * 100_000])
+def test_what_is_nothing_like_it_stays_invalid(text: str) -> None:
+    assert fault(ParsedPosting, text).startswith("the answer: ")
+
+
+def test_a_repair_invents_no_fields() -> None:
+    cut = json.dumps(POSTING)[:120]
+    assert fault(ParsedPosting, cut).endswith(": missing")

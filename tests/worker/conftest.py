@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from budget.ledger import Ledger
 from simulator.server import running
+from tests.integration.conftest import point_celery_at
+from worker.app import app
+from worker.gateway import warm_up
 
 
 class Simulator:
@@ -42,6 +46,8 @@ class Simulator:
 
 @pytest.fixture(scope="session")
 def simulator_url() -> Iterator[str]:
+    # the first import of litellm takes longer than some tests give a call
+    warm_up()
     with running() as url:
         yield url
 
@@ -56,3 +62,30 @@ def simulator(simulator_url: str, warm_ledger: Ledger, monkeypatch: pytest.Monke
     made = Simulator(simulator_url)
     made.reset()
     return made
+
+
+class Broker:
+    """The real server as the broker of this process' Celery app, and what was published to it."""
+
+    def __init__(self, url: str) -> None:
+        self.app = app
+        self.client = redis.Redis.from_url(url)
+
+    @property
+    def messages(self) -> list[tuple[str, str]]:
+        """(queue, job id), oldest first within a queue."""
+        return [
+            (queue, json.loads(message)["headers"]["id"])
+            for queue in ("parse", "generate", "generate-premium", "embed")
+            for message in reversed(self.client.lrange(queue, 0, -1))
+        ]
+
+
+@pytest.fixture
+def published(simulator: Simulator, redis_server: str) -> Iterator[Broker]:
+    """Messages go to the real server, and nobody takes them."""
+    before = app.conf.broker_url
+    point_celery_at(redis_server)
+    app.loader.import_default_modules()
+    yield Broker(redis_server)
+    point_celery_at(before)

@@ -137,7 +137,7 @@ def test_no_room_means_no_call_and_no_trace(simulator: Simulator) -> None:
     assert attempts() == []
     with read() as session:
         job = session.get_one(Job, job_id)
-        assert (job.state, job.error_code) == (JobState.FAILED, "budget")
+        assert (job.state, job.error_code) == (JobState.FAILED, "budget_never_fits")
 
 
 def test_a_tight_budget_takes_the_next_cheaper_model(simulator: Simulator) -> None:

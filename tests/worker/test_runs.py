@@ -75,12 +75,12 @@ def test_a_settle_that_is_lost_is_made_up_by_the_sweeper(
         raise trouble("lost")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger(), "settle", lost)
+        patch.setattr(ledger(), "_end", lost)
         run(submit())
     spent, reserved = spent_and_reserved()
     assert (spent, reserved > 0) == (0, True)
     end_all_leases()
-    assert sweeper._settle_overdue() == 1
+    assert sweeper._end_overdue() == 1
     assert spent_and_reserved() == (simulator.bill(), 0)
 
 
@@ -96,7 +96,7 @@ def test_a_reservation_without_a_record_is_released_by_the_sweeper(
     assert simulator.requests() == 0
     assert spent_and_reserved()[1] > 0
     end_all_leases()
-    sweeper._settle_overdue()
+    sweeper._end_overdue()
     assert spent_and_reserved() == (0, 0)
 
 
@@ -232,29 +232,13 @@ def test_a_job_that_is_cancelled_after_a_billed_failure_keeps_its_cost(simulator
         assert session.get_one(Job, job_id).total_cost_nano == rows_total() > 0
 
 
-def test_a_database_that_fails_when_the_answer_is_written_charges_the_reservation_and_runs_again(
-    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job_id = submit()
-    with monkeypatch.context() as patch:
-        patch.setattr("worker.attempt.attempts.close", lost_database)
-        with pytest.raises(RunAgain, match="database is away"):
-            run(job_id)
-    with write() as session:
-        session.get_one(Job, job_id).lease_until = session.get_one(Job, job_id).created_at
-    run(job_id)
-    assert [attempt.state for attempt in attempts()] == [AttemptState.UNKNOWN, AttemptState.SUCCEEDED]
-    spent, reserved = spent_and_reserved()
-    assert (spent, reserved) == (rows_total(), 0)
-    assert spent >= simulator.bill()
-
-
 def test_a_job_is_kept_only_while_it_runs(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that could not tell SQL how it ended must not be kept alive by its process."""
     from worker import heartbeat
 
     job_id = submit()
-    monkeypatch.setattr("worker.run.jobs.succeed", lost_database)
+    monkeypatch.setattr("worker.run.jobs.attempts_of", lost_database)
+    simulator.fault(fault="status", status=503)
     with pytest.raises(RunAgain):
         run(job_id)
     assert heartbeat._running == {}

@@ -1,0 +1,8 @@
+-- The call was never billed: give the reservation back. One that had expired is corrected. Idempotent, as settle.
+--
+-- KEYS, ARGV  as in checks.lua and close.lua; ARGV[1] is 0
+-- Reply       {state, charged} | {"absent"} | {"cold"}
+if held[2] == 'open' or held[2] == 'expired' then
+    return close('released', '0')
+end
+return {held[2], held[3]}

@@ -1,0 +1,208 @@
+"""Costs that become known late: an answer after its runner was taken for dead, a person with the provider's bill, a
+ledger that was rebuilt in between."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from budget import rebuild as rebuild_module
+from budget.compare import differences
+from budget.correct import StillCalling, correct
+from budget.errors import LedgerCold, LedgerDown
+from budget.ledger import Ledger, ledger
+from budget.rebuild import rebuild, rebuild_if_cold
+from budget.scopes import WARM
+from db.changes import latest
+from db.models import AttemptState, CostBasis, Job, utc_now
+from db.session import read, write
+from tests.worker.conftest import Simulator
+from tests.worker.lab import (
+    attempts,
+    die_during_the_call,
+    end_all_leases,
+    run,
+    run_to_the_end,
+    spent_and_reserved,
+    submit,
+)
+from worker.errors import NotOurs
+from worker.sweeper import _end_overdue
+
+pytestmark = pytest.mark.xdist_group("litellm")
+
+
+@pytest.fixture
+def _taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the provider answers, somebody takes the runner for dead."""
+    import worker.attempt
+
+    call = worker.attempt.run_on_loop
+
+    def answer_late(coroutine: Any) -> Any:
+        try:
+            return call(coroutine)
+        finally:
+            monkeypatch.setattr("worker.sweeper._is_under_way", lambda *_: False)
+            end_all_leases()
+            assert _end_overdue() == 1
+            (attempt,) = attempts()
+            assert (attempt.cost_nano, attempt.cost_basis) == (attempt.reserved_nano, CostBasis.RESERVATION)
+            assert spent_and_reserved() == (attempt.reserved_nano, 0)
+
+    monkeypatch.setattr("worker.attempt.run_on_loop", answer_late)
+
+
+@pytest.mark.usefixtures("_taken_for_dead")
+def test_an_answer_after_its_runner_was_taken_for_dead_corrects_the_charge(simulator: Simulator) -> None:
+    job_id = submit()
+    with pytest.raises(NotOurs):
+        run(job_id)
+    (attempt,) = attempts()
+    assert (attempt.state, attempt.cost_basis) == (AttemptState.SUCCEEDED, CostBasis.USAGE)
+    assert attempt.cost_nano == simulator.bill() < attempt.reserved_nano
+    assert spent_and_reserved() == (simulator.bill(), 0)
+    with read() as session:
+        assert session.get_one(Job, job_id).total_cost_nano == simulator.bill()
+    assert differences(ledger()) == []
+
+
+@pytest.mark.usefixtures("_taken_for_dead")
+def test_an_error_after_its_runner_was_taken_for_dead_gives_the_charge_back(simulator: Simulator) -> None:
+    simulator.fault(fault="status", status=503)
+    with pytest.raises(NotOurs):
+        run(submit())
+    assert attempts()[0].cost_basis == CostBasis.NOT_BILLED
+    assert spent_and_reserved() == (0, 0)
+
+
+def rebuild_now(of: Ledger) -> None:
+    of.client.delete(WARM)
+    assert rebuild_if_cold(of, wait_s=0)
+
+
+def lose_one(simulator: Simulator) -> Any:
+    """An attempt that nobody knows the cost of, of a job that has succeeded."""
+    job_id = submit()
+    die_during_the_call(job_id)
+    with write() as session:
+        session.get_one(Job, job_id).lease_until = utc_now() - timedelta(seconds=1)
+    run_to_the_end(job_id)
+    return attempts()[0]
+
+
+def test_a_person_corrects_the_cost_everywhere_and_it_is_noted(simulator: Simulator) -> None:
+    lost = lose_one(simulator)
+    assert lost.cost_basis == CostBasis.RESERVATION
+    before, _ = spent_and_reserved()
+    assert correct(lost.id, 17, "ann@desk")
+    assert correct(lost.id, 17, "ann@desk"), "once more is no harm"
+    assert spent_and_reserved() == (before - lost.cost_nano + 17, 0)
+    with read() as session:
+        job = session.get_one(Job, lost.job_id)
+        assert job.total_cost_nano == before - lost.cost_nano + 17
+        assert job.model_metadata is not None and job.model_metadata["cost_usd"] == job.total_cost_nano / 10**9
+        changes = latest(session, 5)
+    assert [(c.what, c.subject, c.after, c.who) for c in changes] == [("cost", lost.id, "$0.000000017", "ann@desk")] * 2
+    assert differences(ledger()) == []
+
+
+def test_a_correction_holds_over_a_rebuild_and_can_still_be_made_after_one(simulator: Simulator) -> None:
+    lost = lose_one(simulator)
+    rest = spent_and_reserved()[0] - lost.cost_nano
+    rebuild_now(ledger())
+    assert spent_and_reserved() == (rest + lost.cost_nano, 0)
+    assert correct(lost.id, 17, "ann@desk")
+    assert spent_and_reserved() == (rest + 17, 0)
+    rebuild_now(ledger())
+    assert spent_and_reserved() == (rest + 17, 0)
+    assert not correct(lost.id, 18, "ann@desk"), "the ledger knows open and unknown ones only"
+    rebuild_now(ledger())
+    assert spent_and_reserved() == (rest + 18, 0)
+    _end_overdue()
+    assert differences(ledger()) == []
+
+
+def test_a_correction_that_the_ledger_missed_is_made_up_by_the_sweeper_after_the_rebuild(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rebuild reads SQL, then the correction is written there while the ledger is cold, then the rebuild writes."""
+    lost = lose_one(simulator)
+    rest = spent_and_reserved()[0] - lost.cost_nano
+    figures = rebuild_module.figures
+
+    def correct_meanwhile(*arguments: Any) -> Any:
+        found = figures(*arguments)
+        with pytest.raises(LedgerCold):
+            correct(lost.id, 17, "ann@desk")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rebuild_module, "figures", correct_meanwhile)
+        rebuild_now(ledger())
+    assert spent_and_reserved() == (rest + lost.cost_nano, 0)
+    _end_overdue()
+    assert spent_and_reserved() == (rest + 17, 0)
+    assert differences(ledger()) == []
+
+
+def test_a_call_that_is_under_way_is_not_corrected(simulator: Simulator) -> None:
+    die_during_the_call(submit())
+    (attempt,) = attempts()
+    with pytest.raises(StillCalling, match="is under way"):
+        correct(attempt.id, 17, "ann@desk")
+    assert spent_and_reserved() == (0, attempt.reserved_nano)
+
+
+def test_a_call_whose_runner_lives_gets_more_time(simulator: Simulator) -> None:
+    die_during_the_call(submit())
+    end_all_leases()
+    assert _end_overdue() == 0
+    assert ledger().overdue() == []
+    assert attempts()[0].state == AttemptState.CALLING
+
+
+def test_rebuild_on_demand_returns_when_the_ledger_is_warm_whoever_did_it(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_one(simulator)
+    before = spent_and_reserved()
+    monkeypatch.setattr("budget.rebuild.rebuild_if_cold", lambda of, **_: rebuild_now(of))
+    rebuild(ledger())
+    assert spent_and_reserved() == before
+
+
+def test_a_correction_that_could_not_reach_the_ledger_is_made_up_within_the_hour(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = lose_one(simulator)
+    rest = spent_and_reserved()[0] - lost.cost_nano
+
+    def away(*_: Any) -> None:
+        raise LedgerDown("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger(), "_end", away)
+        with pytest.raises(LedgerDown):
+            correct(lost.id, 17, "ann@desk")
+    assert _end_overdue() == 0, "it is not asked about all the time"
+    end_all_leases()
+    assert _end_overdue() == 1
+    assert spent_and_reserved() == (rest + 17, 0)
+    end_all_leases()
+    assert _end_overdue() == 0, "what is settled is not asked about any more"
+
+
+def test_a_correction_of_a_call_whose_settling_was_lost_ends_its_reservation(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> None:
+        raise LedgerDown("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger(), "_end", away)
+        run(submit())
+    (attempt,) = attempts()
+    assert spent_and_reserved() == (0, attempt.reserved_nano)
+    assert correct(attempt.id, 17, "ann@desk")
+    assert spent_and_reserved() == (17, 0)
