@@ -26,4 +26,4 @@ def correct(attempt_id: str, cost: int, who: str) -> bool:
         attempt.cost_nano, attempt.cost_basis = cost, CostBasis.BY_HAND
         recount_cost(session, attempt.job_id)
         scope_keys = scope_keys_of(attempt, session.get_one(Job, attempt.job_id).kind)
-    return ledger().conclude(attempt_id, scope_keys, CostBasis.BY_HAND, cost) != "absent"
+    return ledger().correct(attempt_id, scope_keys, cost) != "absent"

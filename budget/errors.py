@@ -20,6 +20,18 @@ class LedgerCold(LedgerError):
 
 
 @dataclass(eq=False)
+class BreakerOpen(Exception):
+    """The breaker of a model lets no call through until then (seconds since 1970)."""
+
+    model: str
+    until: int
+
+    def __str__(self) -> str:
+        when = datetime.fromtimestamp(self.until, UTC)
+        return f"{self.model} has failed too often lately; it is tried again at {when:%H:%M:%S} UTC"
+
+
+@dataclass(eq=False)
 class BudgetExceeded(Exception):
     """A scope has no room for a call's worst case. Amounts in nano-USD, `resets_at` in seconds since 1970
     (None: waiting does not help)."""

@@ -15,12 +15,23 @@ from typing import Any
 
 import redis
 
+from budget.breaker import NOTHING_TOLD, BreakerState, Told
 from budget.connection import connect, down
-from budget.errors import BudgetExceeded, LedgerCold, LedgerDown
+from budget.errors import BreakerOpen, BudgetExceeded, LedgerCold, LedgerDown
 from budget.money import MAX_NANO
 from budget.periods import periods_at
-from budget.scopes import KEEP_AFTER_PERIOD_S, KEEP_JOB_S, OPEN, WARM, Scope, job_key, reservation_key, scopes_of
-from budget.settings import BudgetSettings
+from budget.scopes import (
+    KEEP_AFTER_PERIOD_S,
+    KEEP_JOB_S,
+    OPEN,
+    WARM,
+    Scope,
+    breaker_key,
+    job_key,
+    reservation_key,
+    scopes_of,
+)
+from budget.settings import BreakerSettings, BudgetSettings
 from db.environment import read_settings
 from db.models import CostBasis
 from db.once import once_per_environment
@@ -32,13 +43,23 @@ KEEP_CLOSED_S = 86_400
 MOST_OVERDUE = 500
 
 
+HOW_IT_ENDS = {
+    CostBasis.USAGE: "settle",
+    CostBasis.NOT_BILLED: "release",
+    CostBasis.RESERVATION: "expire",
+    CostBasis.BY_HAND: "correct",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Money held for one attempt, in nano-USD, and the scopes that hold it, the day's and the month's first."""
+    """Money held for one attempt, in nano-USD, and the scopes that hold it, the day's and the month's first. `breaker`
+    is the state that the model's breaker changed to, if it did: an attempt may be the probe of a half-open one."""
 
     attempt_id: str
     amount: int
     scope_keys: tuple[str, ...]
+    breaker: BreakerState | None = None
 
     @property
     def day(self) -> str:
@@ -71,21 +92,38 @@ class Ledger:
     """Admission to spend money. Every method raises `LedgerDown` when Redis gives no usable answer and `LedgerCold`
     when its counters cannot be trusted; either way nothing may be spent. Every method may be repeated."""
 
-    def __init__(self, client: redis.Redis, settings: BudgetSettings) -> None:
+    def __init__(
+        self, client: redis.Redis, settings: BudgetSettings, breaker_settings: BreakerSettings | None = None
+    ) -> None:
         self.client = client
         self.settings = settings
-        self._reserve = client.register_script(_script("checks", "reserve"))
+        breaker = breaker_settings or BreakerSettings()
+        self._breaker_args = [
+            breaker.breaker_window_s, breaker.breaker_min_calls, int(100 * breaker.breaker_failure_share),
+            breaker.breaker_cooldown_s,
+        ]  # fmt: skip
+        self._reserve = client.register_script(_script("checks", "breaker", "reserve"))
         self._extend = client.register_script(_script("checks", "extend"))
         self._take_limits = client.register_script(_script("limits"))
         self._close = {
-            name: client.register_script(_script("checks", "close", name))
+            name: client.register_script(_script("checks", "breaker", "close", name))
             for name in ("settle", "release", "expire", "correct")
         }
 
     def reserve(
-        self, attempt_id: str, amount: int, *, job_id: str, user_id: str | None, job_cap: int | None, lease_s: int
+        self,
+        attempt_id: str,
+        amount: int,
+        *,
+        model: str = "",
+        job_id: str,
+        user_id: str | None,
+        job_cap: int | None,
+        lease_s: int,
+        probe_s: int = 120,
     ) -> Reservation:
-        """Hold `amount` nano-USD in every scope, or raise `BudgetExceeded` for the first that has no room.
+        """Hold `amount` nano-USD in every scope for a call to `model`, or raise `BreakerOpen`, or `BudgetExceeded` for
+        the first scope that has no room. `probe_s` is how long the call may take, if it is to probe the breaker.
 
         After `lease_s` the sweeper asks SQL what became of the attempt."""
         moment = time.time()
@@ -95,15 +133,17 @@ class Ledger:
             scopes = scopes_of(periods, self.settings, user_id=user_id, job_id=job_id, job_cap=job_cap)
             reply = self._run(
                 self._reserve,
-                [WARM, reservation_key(attempt_id), OPEN, *(scope.key for scope in scopes)],
+                [WARM, reservation_key(attempt_id), OPEN, breaker_key(model), *(scope.key for scope in scopes)],
                 [
                     amount, str(zone), periods.day_start, periods.day_end, lease_s,
-                    periods.month_end + KEEP_AFTER_PERIOD_S, *_limits(scopes),
+                    periods.month_end + KEEP_AFTER_PERIOD_S, probe_s, *_limits(scopes),
                 ],
             )  # fmt: skip
             match reply:
-                case ["reserved", held, scope_keys]:
-                    return Reservation(attempt_id, int(held), tuple(scope_keys.split("\n")))
+                case ["reserved", held, scope_keys, breaker]:
+                    return Reservation(attempt_id, int(held), tuple(scope_keys.split("\n")), _state(breaker))
+                case ["breaker", until]:
+                    raise BreakerOpen(model, int(until))
                 case ["over", number, spent, reserved, limit]:
                     scope = scopes[int(number) - 1]
                     raise BudgetExceeded(scope.name, int(limit), int(spent), int(reserved), amount, scope.resets_at)
@@ -121,39 +161,56 @@ class Ledger:
     def settle(self, attempt_id: str, scope_keys: Sequence[str], actual: int) -> str:
         """Charge what the call cost, in nano-USD. Like all that end a reservation, it returns the state that the
         reservation is in then; `absent` if Redis does not know it (any more)."""
-        return self._end("settle", attempt_id, scope_keys, actual)
+        return self._end("settle", attempt_id, scope_keys, actual)[0]
 
     def release(self, attempt_id: str, scope_keys: Sequence[str]) -> str:
         """Give the reservation back: the provider cannot have billed the call."""
-        return self._end("release", attempt_id, scope_keys, 0)
+        return self._end("release", attempt_id, scope_keys, 0)[0]
 
     def expire(self, attempt_id: str, scope_keys: Sequence[str]) -> str:
         """Charge the whole reservation, since nobody knows what the call cost; a later settle corrects it."""
-        return self._end("expire", attempt_id, scope_keys, None)
+        return self._end("expire", attempt_id, scope_keys, None)[0]
 
     def correct(self, attempt_id: str, scope_keys: Sequence[str], actual: int) -> str:
         """Charge `actual` nano-USD instead of what the reservation holds or was charged."""
-        return self._end("correct", attempt_id, scope_keys, actual)
+        return self._end("correct", attempt_id, scope_keys, actual)[0]
 
-    def conclude(self, attempt_id: str, scope_keys: Sequence[str], basis: CostBasis, cost: int) -> str:
-        """End the reservation of an attempt as SQL has its outcome: how its cost is known, and what it is."""
-        how = {
-            CostBasis.USAGE: "settle",
-            CostBasis.NOT_BILLED: "release",
-            CostBasis.RESERVATION: "expire",
-            CostBasis.BY_HAND: "correct",
-        }[CostBasis(basis)]
-        return self._end(how, attempt_id, scope_keys, cost)
+    def conclude(
+        self,
+        attempt_id: str,
+        scope_keys: Sequence[str],
+        basis: CostBasis,
+        cost: int,
+        model: str = "",
+        told: Told = NOTHING_TOLD,
+    ) -> BreakerState | None:
+        """End the reservation of an attempt as SQL has its outcome: how its cost is known, and what it is. `told` is
+        what the call says of `model`; returns the state that its breaker changed to, if it did."""
+        how = HOW_IT_ENDS[CostBasis(basis)]
+        charge = None if how == "expire" else cost
+        return self._end(how, attempt_id, scope_keys, charge, model, told)[1]
 
-    def _end(self, how: str, attempt_id: str, scope_keys: Sequence[str], charge: int | None) -> str:
-        state, *charged = self._run(
-            self._close[how],
-            [WARM, reservation_key(attempt_id), OPEN, *scope_keys],
-            [0 if charge is None else charge, KEEP_CLOSED_S],
+    def _end(
+        self,
+        how: str,
+        attempt_id: str,
+        scope_keys: Sequence[str],
+        charge: int | None,
+        model: str = "",
+        told: Told = NOTHING_TOLD,
+    ) -> tuple[str, BreakerState | None]:
+        state, charged, breaker, *_ = (
+            *self._run(
+                self._close[how],
+                [WARM, reservation_key(attempt_id), OPEN, breaker_key(model), *scope_keys],
+                [0 if charge is None else charge, KEEP_CLOSED_S, told.verdict, told.closed_for_s, *self._breaker_args],
+            ),
+            "",
+            "",
         )
-        if charge is not None and charged and int(charged[0]) != charge:
-            logger.error("attempt %s is %s at %s nano-USD already, not %d", attempt_id, state, charged[0], charge)
-        return state
+        if charge is not None and charged and int(charged) != charge:
+            logger.error("attempt %s is %s at %s nano-USD already, not %d", attempt_id, state, charged, charge)
+        return state, _state(breaker)
 
     def extend(self, attempt_id: str, lease_s: int) -> str:
         """Make the lease of an open reservation new; returns the state of the reservation."""
@@ -248,6 +305,10 @@ def _limits(scopes: list[Scope]) -> list[Any]:
     ]
 
 
+def _state(text: str) -> BreakerState | None:
+    return BreakerState(text) if text else None
+
+
 def _limit(limit: str | int | None) -> int | None:
     return None if limit is None or int(limit) == MAX_NANO else int(limit)
 
@@ -256,4 +317,4 @@ def _limit(limit: str | int | None) -> int | None:
 def ledger() -> Ledger:
     """The ledger of this process, connected at first use."""
     settings = read_settings(BudgetSettings)
-    return Ledger(connect(settings.redis_url), settings)
+    return Ledger(connect(settings.redis_url), settings, read_settings(BreakerSettings))

@@ -37,6 +37,10 @@ class Scope:
     expires_at: int
 
 
+def breaker_key(model: str) -> str:
+    return f"{TAG}:breaker:{model}"
+
+
 def reservation_key(attempt_id: str) -> str:
     return f"{TAG}:reservation:{attempt_id}"
 

@@ -48,6 +48,19 @@ def _zone(value: Any) -> tzinfo:
         raise ValueError(f"{value!r} is no IANA time zone; give one such as 'UTC' or 'Europe/Berlin'") from None
 
 
+class BreakerSettings(BaseSettings):
+    """When a model is left alone for a while, from the environment."""
+
+    breaker_failure_share: Annotated[Decimal, BeforeValidator(_share)] = Field(
+        Decimal("0.5"), description="The share of failed calls that opens a model's breaker."
+    )
+    breaker_min_calls: int = Field(10, ge=1, le=10_000, description="Fewer calls than this open no breaker.")
+    breaker_window_s: int = Field(60, ge=5, le=3600, description="How far back calls count for a breaker.")
+    breaker_cooldown_s: int = Field(
+        30, ge=1, le=3600, description="How long an open breaker keeps calls away before it tries one."
+    )
+
+
 class BudgetSettings(BaseSettings):
     """Budgets, from the environment. Limits are USD there and nano-USD here."""
 

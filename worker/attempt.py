@@ -3,7 +3,8 @@ becomes of the reservation:
 
 | way out                                        | SQL         | ledger                                   |
 | ---------------------------------------------- | ----------- | ---------------------------------------- |
-| no room in a budget, ledger down or cold       | nothing     | nothing is held                          |
+| no room in a budget, the breaker is open       | nothing     | nothing is held                          |
+| ledger down or cold                            | nothing     | nothing is held, or as the next line     |
 | could not be recorded                          | nothing     | released by the sweeper                  |
 | recorded too late, or the job is another's     | `failed`, - | released                                 |
 | answered and valid                             | `succeeded` | what the usage costs                     |
@@ -18,6 +19,7 @@ becomes of the reservation:
 """
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable
@@ -30,18 +32,19 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from budget.breaker import NOTHING_TOLD, BreakerState, Told, Verdict
 from budget.errors import LedgerError
 from budget.ledger import Reservation, ledger
 from budget.money import Usage
 from budget.rebuild import RECORD_DEADLINE_S
-from db import attempts
+from db import attempts, changes
 from db.environment import read_settings
 from db.jobs import still_mine
 from db.models import AttemptState, CostBasis
 from db.writer import group_writer
 from selection.registry import Model, load_registry
 from worker import spool
-from worker.errors import CallFailed, ErrorClass
+from worker.errors import CallFailed
 from worker.gateway import call
 from worker.kind import Answer, AnswerInvalid, JobKind, Request
 from worker.loop import run_on_loop
@@ -57,6 +60,11 @@ RESERVATION_LEASE_S = 3 * RECORD_DEADLINE_S
 # what SQLAlchemy raises while a database is away, full or too busy
 OUTAGES = (OperationalError, InterfaceError, PoolTimeout)
 OUTAGE_PAUSE_S = 0.5
+
+# the longest that a job waits before it tries again; what a provider asks for beyond it closes the model to all, for
+# an hour at most
+LONGEST_WAIT_S = 20.0
+LONGEST_CLOSED_S = 3600
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +85,7 @@ class Plan:
     number: int
     part: int
     kind: JobKind
+    model: Model
     user_id: str | None
     api: str | None
     strategy: str
@@ -109,33 +118,38 @@ def worst_case(model: Model, request: Request) -> int:
     return model.rates.worst_case(most_input_tokens(request.texts, model, provider), request.max_tokens)
 
 
-def run_attempt(plan: Plan, model: Model, request: Request, read: Read, finish: Finish) -> None:
+def run_attempt(plan: Plan, request: Request, read: Read, finish: Finish) -> None:
     """Make one call and pay for it. `read` turns the answer into data, which are written in the transaction that
     records the outcome.
 
-    Raises `BudgetExceeded`, `LedgerError`, `NotRecorded` or `LostJob` before any call, `CallFailed` after."""
+    Raises `BudgetExceeded`, `BreakerOpen`, `LedgerError`, `NotRecorded` or `LostJob` before any call, `CallFailed`
+    after one."""
+    model = plan.model
     deadline_s = read_settings(WorkerSettings).llm_call_deadline_s
     reservation = ledger().reserve(
         uuid.uuid4().hex,
         worst_case(model, request),
+        model=model.id,
         job_id=plan.job_id,
         user_id=plan.user_id,
         job_cap=plan.job_cap,
         lease_s=RESERVATION_LEASE_S,
+        probe_s=math.ceil(deadline_s) + RESERVATION_LEASE_S,
     )
+    _note_breaker(plan, reservation.breaker)
     reserved_at = time.monotonic()
-    _record(plan, model, reservation, reserved_at)
+    _record(plan, reservation, reserved_at)
     called_at = time.monotonic()
     try:
         answer = run_on_loop(call(model, request, deadline_s))
         data, quality = _read(model, answer, read)
     except CallFailed as failure:
-        _close_failed(plan, reservation, model, failure, called_at)
+        _close_failed(plan, reservation, failure, called_at)
         raise
     except CancelledError:
         sentence = "the worker was stopped during the call; charged at the reservation"
-        stopped = CallFailed(ErrorClass.SAME, "shutdown", sentence, billed=True)
-        _close_failed(plan, reservation, model, stopped, called_at)
+        stopped = CallFailed("shutdown", sentence, billed=True)
+        _close_failed(plan, reservation, stopped, called_at)
         raise stopped from None
     done = Done(data, answer.usage, *_billed(model, answer.usage, reservation), quality, _ms_since(called_at))
     _close(plan, reservation, AttemptState.SUCCEEDED, done, finish=finish(done))
@@ -151,14 +165,14 @@ def _read(model: Model, answer: Answer, read: Read) -> tuple[Any, float | None]:
         return read(answer)
     except AnswerInvalid as trouble:
         sentence = f"{model.id} gave an answer that does not validate: {trouble}"
-        raise CallFailed(ErrorClass.NEXT, "invalid_answer", sentence, billed=True, usage=answer.usage) from None
+        raise CallFailed("invalid_answer", sentence, billed=True, usage=answer.usage) from None
     except Exception as error:
         # ours, not the model's; but what was paid for is booked, and the job goes on to the next model
         sentence = f"the answer of {model.id} could not be read: {type(error).__name__}"
-        raise CallFailed(ErrorClass.NEXT, "unreadable", sentence, billed=True, usage=answer.usage) from None
+        raise CallFailed("unreadable", sentence, billed=True, usage=answer.usage) from None
 
 
-def _record(plan: Plan, model: Model, reservation: Reservation, reserved_at: float) -> None:
+def _record(plan: Plan, reservation: Reservation, reserved_at: float) -> None:
     """Write the attempt as `calling`, durably, and only if the job is still ours."""
 
     row = {
@@ -166,8 +180,8 @@ def _record(plan: Plan, model: Model, reservation: Reservation, reserved_at: flo
         "job_id": plan.job_id,
         "number": plan.number,
         "part": plan.part,
-        "model_name": model.id,
-        "provider": model.provider,
+        "model_name": plan.model.id,
+        "provider": plan.model.provider,
         "task_type": plan.kind.name,
         "user_id": plan.user_id,
         "api": plan.api,
@@ -190,17 +204,17 @@ def _record(plan: Plan, model: Model, reservation: Reservation, reserved_at: flo
         # it may have been committed all the same: the sweeper asks SQL when the reservation's lease ends
         raise NotRecorded(f"the database did not take the attempt: {type(error).__name__}") from error
     if not mine:
-        _end(reservation, CostBasis.NOT_BILLED, 0)
+        _end(plan, reservation, CostBasis.NOT_BILLED, 0)
         raise LostJob(plan.job_id)
     if time.monotonic() - reserved_at > RECORD_DEADLINE_S:
         # a ledger that was rebuilt meanwhile may not hold this attempt: see budget/rebuild.py
-        failure = CallFailed(ErrorClass.SAME, "late_record", "recorded too late to be called", billed=False)
-        _close_failed(plan, reservation, model, failure, reserved_at)
+        failure = CallFailed("late_record", "recorded too late to be called", billed=False)
+        _close_failed(plan, reservation, failure, reserved_at)
         raise NotRecorded("the database took too long to record the attempt")
 
 
-def _close_failed(plan: Plan, reservation: Reservation, model: Model, failure: CallFailed, called_at: float) -> None:
-    cost, basis = _billed(model, failure.usage, reservation) if failure.billed else (0, CostBasis.NOT_BILLED)
+def _close_failed(plan: Plan, reservation: Reservation, failure: CallFailed, called_at: float) -> None:
+    cost, basis = _billed(plan.model, failure.usage, reservation) if failure.billed else (0, CostBasis.NOT_BILLED)
     state = AttemptState.UNKNOWN if basis is CostBasis.RESERVATION else AttemptState.FAILED
     done = Done(None, failure.usage, cost, basis, None, _ms_since(called_at))
     logger.info("job %s attempt %d: %s", plan.job_id, plan.number, failure.sentence)
@@ -249,7 +263,7 @@ def _close(
             "overrun: attempt %s cost %d nano-USD, more than the %d that were reserved as its worst case",
             reservation.attempt_id, done.cost, reservation.amount,
         )  # fmt: skip
-    _end(reservation, done.basis, done.cost)
+    _end(plan, reservation, done.basis, done.cost, _told(failure))
     if not mine:
         # we were taken for dead: the cost is right now, but the job is another runner's
         raise LostJob(plan.job_id)
@@ -278,12 +292,37 @@ def _write_down(outcome: Outcome, kind: JobKind) -> bool:
         return group_writer().commit(write)
 
 
-def _end(reservation: Reservation, basis: CostBasis, cost: int) -> None:
+def _told(failure: CallFailed | None) -> Told:
+    """What the end of a call says of its model."""
+    if failure is None:
+        return Told(Verdict.OK)
+    wait_s = math.ceil(failure.retry_after_s or 0)
+    # shorter waits are a matter of this job; longer ones concern every call
+    closed_for_s = min(wait_s, LONGEST_CLOSED_S) if wait_s > LONGEST_WAIT_S else 0
+    return Told(failure.verdict, closed_for_s)
+
+
+def _end(plan: Plan, reservation: Reservation, basis: CostBasis, cost: int, told: Told = NOTHING_TOLD) -> None:
     try:
-        ledger().conclude(reservation.attempt_id, reservation.scope_keys, basis, cost)
+        changed = ledger().conclude(
+            reservation.attempt_id, reservation.scope_keys, basis, cost, plan.model.id, told
+        )  # fmt: skip
     except LedgerError as error:
         # the sweeper settles it from SQL when the reservation's lease ends
         logger.warning("attempt %s is settled later: %s", reservation.attempt_id, error)
+    else:
+        _note_breaker(plan, changed)
+
+
+def _note_breaker(plan: Plan, changed: BreakerState | None) -> None:
+    """Record that the model's breaker has changed. Nothing hangs on it."""
+    if changed is None:
+        return
+    logger.warning("breaker of %s: %s", plan.model.id, changed)
+    with suppress(*OUTAGES):
+        group_writer().commit(
+            lambda session: changes.record(session, "breaker", plan.model.id, None, changed, plan.runner)
+        )
 
 
 def _ms_since(moment: float) -> int:

@@ -1,4 +1,4 @@
-"""Jobs that wait for a budget: which of them may go on."""
+"""Jobs that wait, for a budget or for a moment: which of them may go on."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -15,9 +15,14 @@ def with_room(ledger: Ledger, waiting: Iterable[Job]) -> list[Job]:
     uses: dict[str | None, list[ScopeUse]] = {}
     promised: dict[tuple[str, str | None], int] = defaultdict(int)
     for job in waiting:
+        if job.needed_nano is None:
+            # it waits for a moment, not for money
+            if job.due_at and job.due_at <= utc_now():
+                found.append(job)
+            continue
         if job.user_id not in uses:
             uses[job.user_id] = ledger.usage(user_id=job.user_id)
-        needed = job.needed_nano or 0
+        needed = job.needed_nano
         owners = {(use.name, job.user_id if use.name == "user" else None): use for use in uses[job.user_id]}
         if any(use.limit is not None and needed > use.limit for use in owners.values()):
             if job.due_at and job.due_at <= utc_now():

@@ -19,7 +19,7 @@ import httpx
 from budget.money import Usage
 from db.once import once_per_process
 from selection.registry import Model, load_registry
-from worker.errors import CallFailed, ErrorClass, classify
+from worker.errors import CallFailed, classify
 from worker.kind import Answer, ChatRequest, EmbedRequest, Request, Vectors
 
 # More tokens than any model can hold: a usage beyond it is an error of the provider's.
@@ -66,7 +66,7 @@ async def call(model: Model, request: Request, deadline_s: float) -> Answer:
         raise
     except TimeoutError:
         sentence = f"{model.id} gave no whole answer within {deadline_s:g} s"
-        raise CallFailed(ErrorClass.SAME, "timeout", sentence, billed=True) from None
+        raise CallFailed("timeout", sentence, billed=True) from None
     except Exception as error:
         _raise_own(model, error)
 
@@ -94,7 +94,7 @@ async def _chat(model: Model, request: ChatRequest, deadline_s: float) -> Answer
 
 
 def _refuse(model: Model, code: str, what: str, usage: Usage | None) -> NoReturn:
-    raise CallFailed(ErrorClass.NEXT, code, f"{model.id} {what}", billed=True, usage=usage)
+    raise CallFailed(code, f"{model.id} {what}", billed=True, usage=usage)
 
 
 async def _embed(model: Model, request: EmbedRequest, deadline_s: float) -> Answer:
@@ -148,7 +148,7 @@ def _address(model: Model, deadline_s: float) -> dict[str, Any]:
 
 def _unset(model: Model, variable: str, code: str) -> NoReturn:
     sentence = f"{variable} is not set, so {model.provider} cannot be called"
-    raise CallFailed(ErrorClass.NEXT, code, sentence, billed=False)
+    raise CallFailed(code, sentence, billed=False)
 
 
 def _usage(reported: Any) -> Usage | None:
@@ -180,24 +180,24 @@ def _raise_own(model: Model, error: Exception) -> NoReturn:
         code = _code_of(answer)
         sentence = f"{model.provider} answered {answer.status_code}{f' ({code})' if code else ''} for {model.id}"
         raise CallFailed(
-            classify(answer.status_code, code),
             code or f"http_{answer.status_code}",
             sentence,
             billed=False,
             retry_after_s=_retry_after(answer),
+            sort=classify(answer.status_code, code),
         ) from None
     if any(isinstance(cause, (aiohttp.ClientConnectorError, httpx.ConnectTimeout)) for cause in causes):
         sentence = f"no connection to {model.provider} for {model.id}"
-        raise CallFailed(ErrorClass.SAME, "no_connection", sentence, billed=False) from None
+        raise CallFailed("no_connection", sentence, billed=False) from None
     # encoding, not decoding: an answer in broken UTF-8 has been billed
     if any(isinstance(cause, UnicodeEncodeError) for cause in causes):
         sentence = f"the request to {model.id} could not be encoded"
-        raise CallFailed(ErrorClass.NEVER, "not_sent", sentence, billed=False) from None
+        raise CallFailed("not_sent", sentence, billed=False) from None
     if isinstance(error, _litellm().Timeout):
         sentence = f"{model.id} gave no whole answer in time"
-        raise CallFailed(ErrorClass.SAME, "timeout", sentence, billed=True) from None
+        raise CallFailed("timeout", sentence, billed=True) from None
     sentence = f"{model.provider} broke off or sent something unreadable for {model.id}"
-    raise CallFailed(ErrorClass.SAME, "broken_answer", sentence, billed=True) from None
+    raise CallFailed("broken_answer", sentence, billed=True) from None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -3,16 +3,16 @@ for another try, or give it up. One claim is one run; a job may take several."""
 
 import logging
 import random
+import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from budget.errors import BudgetExceeded, LedgerCold, LedgerError
+from budget.errors import BreakerOpen, BudgetExceeded, LedgerCold, LedgerError
 from budget.figures import scope_keys_of
 from budget.ledger import ledger
 from budget.rebuild import rebuild_if_cold
@@ -26,9 +26,10 @@ from selection.errors import CannotSelect
 from selection.reasons import Reason, after_failure
 from selection.registry import Model, load_registry
 from selection.select import Selection
-from worker.attempt import Done, LostJob, NotRecorded, Plan, run_attempt, worst_case
+from worker.attempt import LONGEST_WAIT_S, Done, LostJob, NotRecorded, Plan, run_attempt, worst_case
 from worker.choose import choose
 from worker.errors import (
+    NOT_THE_MODELS_FAULT,
     CallFailed,
     Cancelled,
     Deferred,
@@ -46,9 +47,7 @@ from worker.shutdown import stopping
 from worker.tokens import most_input_tokens
 
 TRIES_PER_MODEL = 2
-NOT_THE_MODELS_FAULT = ("late_record", "runner_lost", "shutdown")
 FIRST_BACKOFF_S = 0.5
-LONGEST_WAIT_S = 20.0
 SHUTDOWN = "the worker is shutting down"
 # while the ledger or the database is away
 OUTAGE_WAIT_S = 3.0
@@ -81,7 +80,7 @@ def run_job(kind: JobKind, job_id: str, progress: Progress, message: dict[str, A
             _tell_sql(lambda session: jobs.hand_back(session, job_id, runner, due_in_s=again.after_s))
             raise again from None
         except Deferred as parked:
-            parking = {"until": parked.until, "needed": parked.needed, "code": "budget", "error": str(parked)}
+            parking = {"until": parked.until, "needed": parked.needed, "code": parked.code, "error": str(parked)}
             _tell_sql(lambda session: jobs.defer(session, job_id, runner, {**parking, "message": message}))
             raise
         except (SQLAlchemyError, OSError) as outage:
@@ -221,35 +220,56 @@ class _Run:
         return left
 
     def _call_within_budget(self, part: int, total: int, models: list[Model]) -> None:
-        """Call the first model; where a budget has no room for it, do what the job's `on_budget` says."""
-        try:
-            return self._call(part, total, models[0], downgraded=False)
-        except BudgetExceeded as exceeded:
-            refused = exceeded
+        """Call the first model that may be called. One whose breaker is open is passed over at no cost; where a budget
+        has no room, the job's `on_budget` says what to do."""
+        closed: list[BreakerOpen] = []
+        refused: BudgetExceeded | None = None
+        left = list(models)
+        while left:
+            model = left.pop(0)
+            try:
+                return self._call(part, total, model, refused=refused, closed=closed)
+            except BreakerOpen as breaker:
+                closed.append(breaker)
+            except BudgetExceeded as exceeded:
+                refused = refused or exceeded
+                left = self._cheaper(part, model, left) if self.payload.on_budget == "downgrade" else []
+        if closed:
+            # nothing is burnt: it may go on with one of these
+            self._wait_until(min(breaker.until for breaker in closed), str(closed[0]))
+        if refused is None:
+            raise JobFailed("no model is left to try", "no_model")
         if self.payload.on_budget == "defer" and refused.resets_at is not None and not refused.never_fits:
-            raise Deferred(str(refused), datetime.fromtimestamp(refused.resets_at, UTC), refused.needed)
-        for model in self._cheaper(part, models) if self.payload.on_budget == "downgrade" else ():
-            with suppress(BudgetExceeded):
-                return self._call(part, total, model, downgraded=True)
+            until = datetime.fromtimestamp(refused.resets_at, UTC)
+            raise Deferred(str(refused), refused.code, until, refused.needed)
         raise JobFailed(str(refused), refused.code)
 
-    def _cheaper(self, part: int, models: list[Model]) -> list[Model]:
-        """The candidates that cost less than the first, dearest first."""
-        costs = {model.id: worst_case(model, self._requests_for(model)[part]) for model in models}
-        cheaper = [model for model in models if costs[model.id] < costs[models[0].id]]
+    def _cheaper(self, part: int, than: Model, models: list[Model]) -> list[Model]:
+        """Those of `models` that cost less, dearest first."""
+        costs = {model.id: worst_case(model, self._requests_for(model)[part]) for model in (than, *models)}
+        cheaper = [model for model in models if costs[model.id] < costs[than.id]]
         return sorted(cheaper, key=lambda model: -costs[model.id])
 
-    def _call(self, part: int, total: int, model: Model, *, downgraded: bool) -> None:
+    def _wait_until(self, moment: float, why: str) -> NoReturn:
+        """Try again then: by Celery if that is soon, else parked in SQL."""
+        wait_s = max(0.0, moment - time.time()) + random.uniform(0, FIRST_BACKOFF_S)
+        if wait_s <= LONGEST_WAIT_S:
+            raise RunAgain(wait_s, why)
+        raise Deferred(why, "breaker_open", datetime.fromtimestamp(moment, UTC))
+
+    def _call(
+        self, part: int, total: int, model: Model, *, refused: BudgetExceeded | None, closed: list[BreakerOpen]
+    ) -> None:
         if stopping.is_set():
             raise RunAgain(0, SHUTDOWN)
-        plan = self._plan(part, model, downgraded=downgraded)
+        plan = self._plan(part, model, self._reason(model, refused, closed))
         request = self._requests_for(model)[part]
 
         def finish(done: Done) -> dict[str, Any] | None:
-            return self._finish(plan, model, done) if part == total - 1 else None
+            return self._finish(plan, done) if part == total - 1 else None
 
         try:
-            run_attempt(plan, model, request, lambda answer: self.kind.read(self.payload, answer), finish)
+            run_attempt(plan, request, lambda answer: self.kind.read(self.payload, answer), finish)
         except CallFailed as failure:
             self._after_failure(failure)
         except LedgerCold:
@@ -258,22 +278,27 @@ class _Run:
         if part < total - 1:
             self._reload_history()
 
-    def _plan(self, part: int, model: Model, *, downgraded: bool) -> Plan:
-        strategy = self.selection.strategy
-        reason = self.selection.reason
+    def _reason(self, model: Model, refused: BudgetExceeded | None, closed: list[BreakerOpen]) -> str:
+        """Why it is this model."""
+        if refused is not None:
+            return Reason.BUDGET_DOWNGRADE
+        if closed:
+            return after_failure("breaker_open")
         # selection may come out otherwise than in the run before: what failed there is what tells a fallback
         codes = [a.error_code for a in self.history if a.error_code and a.model_name != model.id]
-        if downgraded:
-            reason = Reason.BUDGET_DOWNGRADE
-        elif codes:
-            reason = after_failure(codes[-1])
-        elif model.id != self.selection.candidates[0].id:
-            reason = Reason.MODEL_OF_EARLIER_PARTS
+        if codes:
+            return after_failure(codes[-1])
+        first = model.id == self.selection.candidates[0].id
+        return self.selection.reason if first else Reason.MODEL_OF_EARLIER_PARTS
+
+    def _plan(self, part: int, model: Model, reason: str) -> Plan:
+        strategy = self.selection.strategy
         return Plan(
             job_id=self.job.id,
             number=len(self.history) + 1,
             part=part,
             kind=self.kind,
+            model=model,
             user_id=self.job.user_id,
             api=self.job.api,
             strategy=strategy.name,
@@ -282,12 +307,12 @@ class _Run:
             runner=self.runner,
         )
 
-    def _finish(self, plan: Plan, model: Model, done: Done) -> dict[str, Any]:
+    def _finish(self, plan: Plan, done: Done) -> dict[str, Any]:
         """What finishes the job in the transaction of its last attempt."""
         tokens = done.usage.total if done.usage else 0
         tokens += sum(attempt.tokens_used for attempt in self.history if attempt.state == AttemptState.SUCCEEDED)
         metadata = {
-            "model_used": model.id,
+            "model_used": plan.model.id,
             "processing_time_ms": round((utc_now() - self.job.started_at).total_seconds() * 1000),
             "tokens_used": tokens,
             "cost_usd": None,  # known when the last attempt is written down
@@ -298,7 +323,7 @@ class _Run:
             "strategy": plan.strategy,
             "attempts": [
                 *({"model": a.model_name, "state": str(a.state), "error": a.error} for a in self.history),
-                {"model": model.id, "state": str(AttemptState.SUCCEEDED), "error": None},
+                {"model": plan.model.id, "state": str(AttemptState.SUCCEEDED), "error": None},
             ],
         }
         return {"model_metadata": metadata, "model_selection_strategy": plan.strategy}
@@ -308,10 +333,12 @@ class _Run:
             raise JobFailed(failure.sentence, failure.code)
         self._reload_history()
         self._models_left()
-        backoff = FIRST_BACKOFF_S * 2 ** len(self.history) * random.uniform(0.5, 1.5)
-        if failure.error_class is ErrorClass.NEXT:
-            backoff = FIRST_BACKOFF_S
-        raise RunAgain(min(LONGEST_WAIT_S, failure.retry_after_s or backoff), failure.sentence)
+        wait_s = FIRST_BACKOFF_S * random.uniform(0.5, 1.5)
+        asked_s = failure.retry_after_s or 0
+        if failure.error_class is ErrorClass.SAME and asked_s <= LONGEST_WAIT_S:
+            # who asks for more has closed the model's breaker: another model is next, or the job is parked
+            wait_s = asked_s or min(LONGEST_WAIT_S, wait_s * 2 ** len(self.history))
+        raise RunAgain(wait_s, failure.sentence)
 
     def _reload_history(self) -> None:
         with read() as session:

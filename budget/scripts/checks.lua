@@ -6,7 +6,8 @@
 -- KEYS[2]    the reservation, a hash {amount, state, charged, scopes}
 -- KEYS[3]    reservations whose outcome may still come, a sorted set (score: when to ask SQL about it, seconds since
 --            1970): open ones at the end of their lease, expired ones every hour for as long as they are kept
--- KEYS[4..]  the scopes, hashes {spent, reserved}
+-- KEYS[4]    the breaker of the model, see breaker.lua
+-- KEYS[5..]  the scopes, hashes {spent, reserved}
 -- Reply      {"cold"}, or an error
 local MAX = 9007199254740991 -- 2^53 - 1: the largest integer that Lua holds exactly
 
@@ -32,7 +33,7 @@ for i, found in ipairs({marker, held, lease}) do
     end
 end
 local counters = {}
-for i = 4, #KEYS do
+for i = 5, #KEYS do
     counters[i] = redis.pcall('HMGET', KEYS[i], 'spent', 'reserved')
     if counters[i].err or not (is_counter(counters[i][1]) and is_counter(counters[i][2])) then
         return spoilt(KEYS[i])

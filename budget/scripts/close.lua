@@ -1,11 +1,14 @@
--- Goes between checks.lua and the scripts that end a reservation: settle, release, expire, correct.
--- ARGV[2] seconds to keep the reservation, so that it answers replays and can be corrected.
+-- Goes between breaker.lua and the scripts that end a reservation: settle, release, expire, correct.
+--
+-- ARGV[2]     seconds to keep the reservation, so that it answers replays and can be corrected
+-- ARGV[3..8]  what the call says of its model: the parameters of tell_breaker
+-- Reply       {state, charged, the state that the breaker changed to or ""} | {"absent"} | {"cold"}
 local LOOK_AGAIN_S = 3600
 
 -- What has expired may be corrected in SQL without us being told: the sweeper asks there once in a while.
 local function look_again(state)
     if state == 'expired' then
-        redis.call('ZADD', KEYS[3], tonumber(redis.call('TIME')[1]) + LOOK_AGAIN_S, KEYS[2])
+        redis.call('ZADD', KEYS[3], now + LOOK_AGAIN_S, KEYS[2])
     else
         redis.call('ZREM', KEYS[3], KEYS[2])
     end
@@ -17,7 +20,7 @@ local function close(state, charge)
     local was_open = held[2] == 'open'
     local change = tonumber(charge) - (was_open and 0 or tonumber(held[3]))
     local paying = {}
-    for i = 4, #KEYS do
+    for i = 5, #KEYS do
         if string.find('\n' .. held[4] .. '\n', '\n' .. KEYS[i] .. '\n', 1, true) then
             local exists = counters[i][1] or counters[i][2]
             local spent, reserved = tonumber(counters[i][1] or '0'), tonumber(counters[i][2] or '0')
@@ -42,7 +45,7 @@ local function close(state, charge)
     redis.call('HSET', KEYS[2], 'state', state, 'charged', charge)
     redis.call('EXPIRE', KEYS[2], ARGV[2])
     look_again(state)
-    return {state, charge}
+    return {state, charge, was_open and tell_breaker(unpack(ARGV, 3)) or ''}
 end
 
 -- The counters were rebuilt from SQL after this call's outcome had been written there, so they hold it already.

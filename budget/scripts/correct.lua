@@ -1,5 +1,4 @@
 -- A person knows what the call cost: charge ARGV[1] instead of what was charged. Idempotent, since it sets.
 --
--- KEYS, ARGV  as in checks.lua and close.lua
--- Reply       {state, charged} | {"absent"} | {"cold"}
+-- KEYS, ARGV, reply  as in checks.lua and close.lua
 return close('settled', ARGV[1])

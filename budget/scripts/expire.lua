@@ -1,8 +1,7 @@
 -- Nobody knows what the call cost: charge the whole reservation, until a settle, a release or a person knows
 -- better. Idempotent.
 --
--- KEYS, ARGV  as in checks.lua and close.lua; ARGV[1] is 0
--- Reply       {state, charged} | {"absent"} | {"cold"}
+-- KEYS, ARGV, reply  as in checks.lua and close.lua; ARGV[1] is 0
 if held[2] == 'open' then
     return close('expired', held[1])
 end

@@ -86,6 +86,9 @@ def published(simulator: Simulator, redis_server: str) -> Iterator[Broker]:
     """Messages go to the real server, and nobody takes them."""
     before = app.conf.broker_url
     point_celery_at(redis_server)
+    app.conf.result_backend = "disabled://"  # nobody waits
     app.loader.import_default_modules()
-    yield Broker(redis_server)
+    broker = Broker(redis_server)
+    yield broker
+    broker.client.close()
     point_celery_at(before)
