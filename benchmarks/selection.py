@@ -1,8 +1,8 @@
 """What choosing a model costs: counting a description's words and selecting, as a worker does it for every job.
 
 Prints JSON: microseconds of CPU, p50 and p99, for descriptions of several sizes, with and without the split test and
-choosing by the record. Nothing else of a job is in it: no payload check, no SQL. Nothing here waits, so on a quiet machine
-the clock shows the same; on a busy one its p99 would be that of the neighbours."""
+choosing by the record. Nothing else of a job is in it: no payload check, no SQL. Nothing here waits, so on a quiet
+machine the clock shows the same; on a busy one its p99 would be that of the neighbours."""
 
 import json
 import time
