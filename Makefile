@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint types format bench-enqueue bench-jobs bench-ledger bench-simulator lock clean
+.PHONY: help install demo up test lint types format bench-enqueue bench-jobs bench-ledger bench-selection bench-simulator lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -46,6 +46,9 @@ bench-ledger: install  ## What admission costs, beside bare counters (JSON)
 
 bench-simulator: install  ## How many requests a second the simulator serves (JSON)
 	@$(BIN)/python benchmarks/simulator.py
+
+bench-selection: install  ## What choosing a model costs (JSON)
+	@$(BIN)/python -m benchmarks.selection
 
 lock:  ## Renew requirements.lock from pyproject.toml (needs uv)
 	@uv lock && uv export --quiet --no-emit-project --no-header --no-annotate -o requirements.lock

@@ -61,15 +61,20 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Prices of one model in nano-USD per million tokens."""
+    """Prices of one model in nano-USD per million tokens. A call with more than `long_above` input tokens is
+    priced by `long` as a whole."""
 
     input: int
     output: int
     cached_input: int
     cache_write: int
+    long: "Rates | None" = None
+    long_above: int = 0
 
     def cost(self, usage: Usage) -> int:
         """What `usage` costs, in nano-USD, rounded up once."""
+        if self.long is not None and usage.input > self.long_above:
+            return self.long.cost(usage)
         plain = usage.input - usage.cached - usage.cache_write
         return _round_up(
             plain * self.input
@@ -79,9 +84,13 @@ class Rates:
         )
 
     def worst_case(self, input_tokens: int, max_output_tokens: int) -> int:
-        """The most that a call can cost, in nano-USD: every input token at the dearest input price."""
+        """The most that a call can cost, in nano-USD: every input token at the dearest input price, of all prices
+        that can apply."""
         dearest = max(self.input, self.cached_input, self.cache_write)
-        return _round_up(input_tokens * dearest + max_output_tokens * self.output)
+        worst = _round_up(input_tokens * dearest + max_output_tokens * self.output)
+        if self.long is not None and input_tokens > self.long_above:
+            return max(worst, self.long.worst_case(input_tokens, max_output_tokens))
+        return worst
 
 
 def _round_up(nano_times_million: int) -> int:

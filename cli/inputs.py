@@ -111,6 +111,14 @@ def texts_of(where: str, content: Any) -> list[str]:
     return [parse_fields(where, content)["job_description"]]
 
 
+def read_artifacts(path: Path | None) -> list[Any]:
+    """The artifacts of a file, if there is one."""
+    if path is None:
+        return []
+    [(where, content), *_] = [*records([str(path)])]
+    return artifacts_of(where, content)
+
+
 def artifacts_of(where: str, content: Any) -> list[Any]:
     """Artifacts from a list of objects, or from a résumé in the JSON Resume schema: one object per entry of its
     sections."""

@@ -115,12 +115,65 @@ def retry(job_id: Annotated[str, typer.Argument(metavar="ID")], as_json: Json = 
     retry_job(job_id, as_json=as_json)
 
 
-@app.command()
-def models(as_json: Json = False) -> None:
-    """List the models that jobs may run on, with their prices."""
-    from cli.show import show_models
+models = typer.Typer(invoke_without_command=True)
+app.add_typer(models, name="models")
 
-    show_models(as_json=as_json)
+
+@models.callback()
+def list_models(context: typer.Context, as_json: Json = False) -> None:
+    """List the models that jobs may run on, with their prices."""
+    if context.invoked_subcommand is None:
+        from cli.models import show_models
+
+        show_models(as_json=as_json)
+
+
+@models.command("check")
+def check_models(as_json: Json = False) -> None:
+    """Compare the registry with litellm's price map; status 1 if there is something to look at."""
+    from cli.models import check_models
+
+    sys.exit(check_models(as_json=as_json))
+
+
+@app.command()
+def strategies(
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Of jobs that are no older.")] = 30, as_json: Json = False
+) -> None:
+    """Show what jobs came to under each strategy: success, cost, quality and time."""
+    from cli.show import show_strategies
+
+    show_strategies(days=days, as_json=as_json)
+
+
+@app.command()
+def replay(
+    paths: Annotated[list[str], typer.Argument(help="Postings: text, JSON and JSONL files, folders, or - for stdin.")],
+    strategy: Annotated[list[str] | None, typer.Option(help="Only this strategy; may be given again.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="All jobs on this model; may be given again.")] = None,
+    against: Annotated[str, typer.Option(help="The strategy or model that savings are counted against.")] = "legacy",
+    artifacts: Annotated[Path | None, typer.Option(help="As for submit generate.")] = None,
+    tone: Annotated[str | None, typer.Option(help="As for submit generate.")] = None,
+    parse_answer: Annotated[int, typer.Option(min=0, help="Tokens that an answer to parse is taken to have.")] = 430,
+    generate_answer: Annotated[int, typer.Option(min=0, help="The same for generate.")] = 700,
+    as_json: Json = False,
+) -> None:
+    """Price the same jobs under each strategy, without calling anyone."""
+    from cli.inputs import read_artifacts
+    from cli.replay import run_replay
+
+    sys.exit(
+        run_replay(
+            paths,
+            strategies=strategy or [],
+            models=model or [],
+            against=against,
+            artifacts=read_artifacts(artifacts),
+            preferences={"tone": tone} if tone else {},
+            answers={"parse": parse_answer, "generate": generate_answer},
+            as_json=as_json,
+        )
+    )
 
 
 app.add_typer(budget.app, name="budget")
@@ -165,13 +218,13 @@ def _refusal(error: Exception) -> str | None:
     from budget.limits import LimitError
     from cli.inputs import InputError
     from db.environment import SettingsError
-    from selection.registry import RegistryError, UnknownModel
-    from selection.strategies import UnknownStrategy
+    from selection.data import DataError
+    from selection.errors import CannotSelect
     from worker.again import NotOver
     from worker.errors import InvalidJob
 
-    ours: tuple[Any, ...] = (StackError, InputError, SettingsError, RegistryError, UnknownModel, UnknownStrategy)
-    if isinstance(error, (*ours, InvalidJob, LedgerError, LimitError, NotOver, StillCalling)):
+    ours: tuple[Any, ...] = (StackError, InputError, SettingsError, DataError, CannotSelect, InvalidJob)
+    if isinstance(error, (*ours, LedgerError, LimitError, NotOver, StillCalling)):
         return str(error)
     if isinstance(error, BrokerError):
         return "the broker cannot be reached; is the stack up, and CELERY_BROKER_URL or REDIS_URL right?"

@@ -1,20 +1,18 @@
-"""`paymaster job`, `jobs` and `models`."""
+"""`paymaster job`, `jobs` and `strategies`."""
 
 import json
+from datetime import timedelta
 
-from budget.money import format_usd
+from budget.money import format_usd, nano_to_usd
 from cli import output
 from cli.find import one_job
 from cli.inputs import one_of
 from cli.output import console, print_json
 from db import jobs
-from db.models import Job, JobState
+from db.models import Job, JobState, utc_now
 from db.session import read
-from selection.registry import load_registry
-from selection.select import MODEL_KIND
-
-# of the table of models, on a terminal that does not hold all of it; --json has everything
-NARROW_COLUMNS = 5
+from db.statistics import by_strategy
+from selection.strategies import MODEL_KIND
 
 
 def show_job(job_id: str, *, as_json: bool) -> None:
@@ -87,20 +85,33 @@ def show_jobs(
             console.print(output.jobs_table(found, f"{len(found)} jobs, newest first"))
 
 
-def show_models(*, as_json: bool) -> None:
-    """The registry."""
-    registry = load_registry()
-    if as_json:
-        print_json([model.model_dump(mode="json") for model in registry.models.values()])
-        return
-    columns = ("model", "provider", "input $/M", "output $/M", "context", "kind", "best for", "also called")
+def show_strategies(*, days: int, as_json: bool) -> None:
+    """What jobs of the last days came to under each strategy."""
+    with read() as session:
+        found = by_strategy(session, utc_now() - timedelta(days=days))
     rows = [
+        {
+            "strategy": row.strategy,
+            "kind": row.kind,
+            "jobs": row.jobs,
+            "success_rate": round(int(row.succeeded) / row.jobs, 4),
+            "fallback_rate": round(int(row.fallbacks) / row.jobs, 4),
+            "cost_per_job_usd": nano_to_usd(int(row.cost) // row.jobs),
+            "quality": None if row.quality is None else round(row.quality, 4),
+            "p95_ms": row.p95_ms,
+        }
+        for row in found
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    columns = ("strategy", "kind", "jobs", "success", "fallback", "cost per job", "quality", "p95")
+    table = [
         (
-            m.id, m.provider, m.price.input, m.price.output, f"{m.context:,}",
-            m.kind, ", ".join(m.best_for), ", ".join(m.aliases),
+            row["strategy"], row["kind"], row["jobs"], f"{row['success_rate']:.2%}", f"{row['fallback_rate']:.2%}",
+            f"${row['cost_per_job_usd']:.6f}", "-" if row["quality"] is None else f"{row['quality']:.3f}",
+            "-" if row["p95_ms"] is None else f"{row['p95_ms'] / 1000:.2f} s",
         )
-        for m in registry.models.values()
+        for row in rows
     ]  # fmt: skip
-    shown = len(columns) if console.width >= output.WIDE else NARROW_COLUMNS
-    rows_shown = [row[:shown] for row in rows]
-    console.print(output.table("Models", columns[:shown], rows_shown, right=columns[2:5]))
+    console.print(output.table(f"Strategies, last {days} days", columns, table, right=columns[2:]))

@@ -10,11 +10,11 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cli import output
-from cli.inputs import artifacts_of, generate_fields, one_of, parse_fields, records, texts_of
+from cli.inputs import generate_fields, one_of, parse_fields, read_artifacts, records, texts_of
 from cli.output import console, print_json
 from db.models import Job, JobState
 from db.session import read
-from selection.select import MODEL_KIND
+from selection.strategies import MODEL_KIND
 from worker.errors import InvalidJob
 
 POLL_S = 0.2
@@ -71,10 +71,7 @@ def _fields(kind: str, paths: list[str], options: Options) -> Iterator[tuple[str
         extra = {"use_case": options.use_case} if options.use_case else {}
         yield from ((where, {"texts": found, **extra}) for where, found in texts.items())
         return
-    artifacts: list[Any] = []
-    if options.artifacts is not None:
-        [(where, content), *_] = [*records([str(options.artifacts)])]
-        artifacts = artifacts_of(where, content)
+    artifacts = read_artifacts(options.artifacts)
     for where, content in records(paths):
         for single in content if isinstance(content, list) else [content]:
             if kind == "parse":

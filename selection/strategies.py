@@ -2,61 +2,100 @@
 
 import tomllib
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from budget.money import usd_to_nano
-from db.once import once_per_process
-from selection.registry import load_registry
+from db.once import once_per_environment
+from selection.data import Data, DataError, checked
+from selection.errors import UnknownModel, UnknownStrategy
+from selection.registry import ModelKind, Registry, load_registry
+from selection.rules import Complexity, Level, Rungs
+
+SHIPPED = Path(__file__).with_name("strategies.toml")
+MODEL_KIND: dict[str, ModelKind] = {"parse": "chat", "generate": "chat", "embed": "embedding"}
+# a reason, which has the strategy's name in it, must fit its column
+LONGEST_NAME = 32
 
 
-class UnknownStrategy(ValueError):
-    """A strategy was named that there is not."""
+class Goals(Data):
+    """What a model's measured record should be."""
+
+    success: float = Field(ge=0, le=1)
+    quality: float = Field(ge=0, le=1)
+    p95_ms: int = Field(gt=0)
 
 
-class Strategy(BaseModel):
+class Strategy(Data):
     """One strategy. `parse`, `generate` and `embed` map a level to a model id, `fallback` a kind of job."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
+    name: str = Field(pattern="^[a-z][a-z0-9_]*$", max_length=LONGEST_NAME)
     max_usd_per_generation: Decimal = Field(gt=0)
-    parse: dict[str, str]
-    generate: dict[str, str]
-    embed: dict[str, str]
+    parse: dict[Level, str]
+    generate: dict[Level, str]
+    embed: dict[Level, str]
     fallback: dict[str, str]
+    complexity: Complexity
+    rungs: Rungs
+    goals: Goals
     offered: bool = True
 
-    def ladder(self, kind: str) -> dict[str, str]:
+    def ladder(self, kind: str) -> dict[Level, str]:
         """Level -> model id, for one kind of job."""
-        ladders: dict[str, dict[str, str]] = {"parse": self.parse, "generate": self.generate, "embed": self.embed}
-        return ladders[kind]
+        found: dict[Level, str] = getattr(self, kind)
+        return found
 
-    @property
+    @cached_property
     def job_cap(self) -> int:
         """The most that all attempts of one parse or generate job may cost together, in nano-USD."""
         return usd_to_nano(self.max_usd_per_generation)
 
 
-@once_per_process
-def load_strategies() -> dict[str, Strategy]:
+Strategies = dict[str, Strategy]
+
+
+def parse_strategies(text: str, source: str, registry: Registry) -> Strategies:
+    """The strategies of a TOML text, by name; `DataError` names `source`, the strategy and the field."""
+    try:
+        data: dict[str, Any] = tomllib.loads(text, parse_float=Decimal)
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{source}: not valid TOML: {error}") from None
+    shared = {name: data[name] for name in ("complexity", "rungs", "goals") if name in data}
+    strategies = {
+        name: checked(Strategy, {**shared, "name": name, **entry}, source, "strategies", name)
+        for name, entry in data.get("strategies", {}).items()
+    }
+    return {name: _with_ids(strategy, source, registry) for name, strategy in strategies.items()}
+
+
+def _with_ids(strategy: Strategy, source: str, registry: Registry) -> Strategy:
+    """The strategy with every model by its id; `DataError` names the field of one that the registry does not have."""
+
+    def resolved(field: str, names: dict[Any, str], kind: ModelKind) -> dict[Any, str]:
+        found = {}
+        for key, name in names.items():
+            try:
+                found[key] = registry.resolve(name, kind).id
+            except UnknownModel as error:
+                raise DataError(f"{source}: strategies.{strategy.name}.{field}.{key}: {error}") from None
+        return found
+
+    ladders = {kind: resolved(kind, strategy.ladder(kind), model_kind) for kind, model_kind in MODEL_KIND.items()}
+    return strategy.model_copy(update={**ladders, "fallback": resolved("fallback", strategy.fallback, "chat")})
+
+
+@once_per_environment
+def load_strategies() -> Strategies:
     """The strategies that ship with Paymaster, by name, read once per process."""
-    data = tomllib.loads(Path(__file__).with_name("strategies.toml").read_text(), parse_float=Decimal)
-    strategies = {name: Strategy(name=name, **entry) for name, entry in data["strategies"].items()}
-    registry = load_registry()
-    for strategy in strategies.values():
-        for kind, model_kind in (("parse", "chat"), ("generate", "chat"), ("embed", "embedding")):
-            for model in strategy.ladder(kind).values():
-                registry.resolve(model, model_kind)  # type: ignore[arg-type]  # the table above is ModelKind
-        for model in strategy.fallback.values():
-            registry.resolve(model, "chat")
-    return strategies
+    return parse_strategies(SHIPPED.read_text(encoding="utf-8"), SHIPPED.name, load_registry())
 
 
-def find_strategy(name: str) -> Strategy:
+def find_strategy(name: str, strategies: Strategies | None = None) -> Strategy:
     """The strategy of that name; `UnknownStrategy` lists the names there are."""
-    strategies = load_strategies()
+    strategies = strategies or load_strategies()
     if name not in strategies:
         shown = name[:60] if name.isprintable() else "the given name"
         raise UnknownStrategy(f"strategy: {shown!r} is unknown; known: {', '.join(strategies)}")

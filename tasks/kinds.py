@@ -1,16 +1,17 @@
 """The three kinds of job: what each asks a provider for, and how it reads the answer."""
 
+import json
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.models import JobVectors
-from selection.registry import Model
-from selection.select import JobFacts, count_words
+from selection.registry import Model, load_registry
+from selection.rules import JobFacts, count_words
 from tasks.answers import CVContent, ParsedPosting, read_answer
 from tasks.payloads import EmbedPayload, GeneratePayload, ParsePayload, Payload, check
 from tasks.prompts import GENERATE, PARSE, system_message, user_message
@@ -19,9 +20,10 @@ from tasks.vectors import split
 from worker.errors import InvalidJob
 from worker.kind import Answer, AnswerInvalid, ChatRequest, EmbedRequest, JobKind, Request, Vectors
 
-# What a provider takes in one embeddings request.
-MOST_TEXTS_PER_REQUEST = 2048
-MOST_TOKENS_PER_REQUEST = 300_000
+PARSE_TOKENS = 1000
+GENERATE_TOKENS = 2500
+# a character of a text takes at most so many bytes in the JSON of a message: \u0001
+MOST_BYTES_PER_CHAR = 6
 
 
 @cache
@@ -32,10 +34,19 @@ def _schema(answer: type[BaseModel]) -> dict[str, Any]:
 def _common(payload: Payload) -> dict[str, Any]:
     return {
         "api": payload.api,
+        "user_id": payload.user_id,
         "strategy": payload.strategy,
         "requested_model": payload.model,
         "header_model": payload.x_llm_model,
     }
+
+
+@cache
+def _fixed_bytes(prompt: str, answer: type[BaseModel]) -> int:
+    """No less than what a chat request holds besides the job's data: the prompt, the schema (in it or beside it, and
+    counted as input once more), and the names of the data's fields."""
+    schema = _schema(answer)
+    return len(system_message(prompt, "prompt", schema)) + len(json.dumps(schema)) + 200
 
 
 def _chat_request(
@@ -68,11 +79,18 @@ class Parse(JobKind):
         return check(self.name, ParsePayload, fields)
 
     def facts(self, payload: ParsePayload) -> JobFacts:
-        return JobFacts(kind="parse", words=count_words(payload.job_description), **_common(payload))
+        texts = (payload.job_description, payload.company_name or "", payload.role_title or "")
+        return JobFacts(
+            kind="parse",
+            words=count_words(payload.job_description),
+            prompt_bytes=_fixed_bytes(PARSE, ParsedPosting) + MOST_BYTES_PER_CHAR * sum(map(len, texts)),
+            answer_tokens=PARSE_TOKENS,
+            **_common(payload),
+        )
 
     def requests(self, payload: ParsePayload, model: Model) -> list[Request]:
         data = payload.model_dump(include={"job_description", "company_name", "role_title"}, exclude_none=True)
-        return _chat_request(model, PARSE, data, ParsedPosting, temperature=0.1, max_tokens=1000)
+        return _chat_request(model, PARSE, data, ParsedPosting, temperature=0.1, max_tokens=PARSE_TOKENS)
 
     def read(self, payload: ParsePayload, answer: Answer) -> tuple[dict[str, Any], float | None]:
         parsed = read_answer(ParsedPosting, answer.content)
@@ -101,13 +119,15 @@ class Generate(JobKind):
             words=count_words(payload.description),
             artifacts=len(payload.artifacts),
             creative=payload.preferences.get("tone") == "creative",
+            prompt_bytes=_fixed_bytes(GENERATE, CVContent) + payload.json_bytes,
+            answer_tokens=GENERATE_TOKENS,
             **_common(payload),
         )
 
     def requests(self, payload: GeneratePayload, model: Model) -> list[Request]:
         job_data = {name: value for name, value in payload.job_data.items() if name != "processing_metadata"}
         data = {"job_data": job_data, "artifacts": payload.artifacts, "preferences": payload.preferences}
-        return _chat_request(model, GENERATE, data, CVContent, temperature=0.3, max_tokens=2500)
+        return _chat_request(model, GENERATE, data, CVContent, temperature=0.3, max_tokens=GENERATE_TOKENS)
 
     def read(self, payload: GeneratePayload, answer: Answer) -> tuple[dict[str, Any], float | None]:
         content = read_answer(CVContent, answer.content)
@@ -136,6 +156,12 @@ class Embed(JobKind):
 
     def requests(self, payload: EmbedPayload, model: Model) -> list[Request]:
         return [EmbedRequest(texts) for texts in cut_texts(payload.texts, model)]
+
+    def check_size(self, payload: EmbedPayload, model: Model) -> None:
+        """No tokenizer puts two words into one token, so there are at least as many tokens as words."""
+        for index, text in enumerate(payload.texts):
+            if len(text) > 2 * model.context and (words := len(text.split())) > model.context:
+                _too_long(index, f"{words} words", model)
 
     def read(self, payload: EmbedPayload, answer: Answer) -> tuple[Vectors, float | None]:
         if answer.vectors is None:
@@ -169,19 +195,27 @@ class Embed(JobKind):
 
 
 def cut_texts(texts: list[str], model: Model) -> Iterator[list[str]]:
-    """The texts in order, in lists that a provider takes in one request. `InvalidJob` names the first text that
+    """The texts in order, in lists that the provider takes in one request. `InvalidJob` names the first text that
     is too long for the model."""
-    from worker.tokens import count_tokens
+    from worker.tokens import CHUNK_CHARS, count_tokens
 
+    provider = load_registry().provider_of(model)
     group: list[str] = []
     tokens = 0
     for index, text in enumerate(texts):
         count = count_tokens(text, model.tokenizer)
         if count > model.context:
-            raise InvalidJob(f"embed: field texts.{index}: has {count} tokens, {model.id} takes {model.context}")
-        if group and (len(group) == MOST_TEXTS_PER_REQUEST or tokens + count > MOST_TOKENS_PER_REQUEST):
+            _too_long(index, f"{count} tokens", model)
+        # counting a long text in chunks may miss a token or two at each cut
+        most = count + 2 * (len(text) // CHUNK_CHARS)
+        full = len(group) == provider.texts_per_request or tokens + most > provider.text_tokens_per_request
+        if group and full:
             yield group
             group, tokens = [], 0
         group.append(text)
-        tokens += count
+        tokens += most
     yield group
+
+
+def _too_long(index: int, size: str, model: Model) -> NoReturn:
+    raise InvalidJob(f"embed: field texts.{index}: has {size}, {model.id} takes {model.context} tokens")

@@ -4,7 +4,16 @@ import json
 import math
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from worker.errors import InvalidJob
 
@@ -116,6 +125,7 @@ class GeneratePayload(Payload):
         default_factory=list, description="What the CV may draw on: a list of objects."
     )
     preferences: Json = Field(default_factory=dict, description='Wishes, such as `{"tone": "creative"}`.')
+    _json_bytes: int = PrivateAttr(0)
 
     @model_validator(mode="after")
     def _has_description(self) -> "GeneratePayload":
@@ -124,6 +134,7 @@ class GeneratePayload(Payload):
             raise ValueError("job_data.raw_job_description: is missing; give the text of the posting")
         if len(description) > MOST_TEXT_CHARS:
             raise ValueError(f"job_data.raw_job_description: may have at most {MOST_TEXT_CHARS} characters")
+        # json.dumps writes what is not ASCII as \uXXXX, so a character here is a byte at least
         sizes = {name: len(json.dumps(getattr(self, name))) for name in ("job_data", "artifacts", "preferences")}
         if sum(sizes.values()) > MOST_JSON_CHARS:
             largest = max(sizes, key=lambda name: sizes[name])
@@ -131,7 +142,13 @@ class GeneratePayload(Payload):
                 f"{largest}: has {sizes[largest]} characters as JSON; {', '.join(sizes)} may have {MOST_JSON_CHARS} "
                 "together"
             )
+        self._json_bytes = sum(sizes.values())
         return self
+
+    @property
+    def json_bytes(self) -> int:
+        """No less than the bytes of all fields as JSON in UTF-8."""
+        return self._json_bytes
 
     @property
     def description(self) -> str:

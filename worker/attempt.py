@@ -47,7 +47,7 @@ from selection.registry import Model, load_registry
 from worker import spool
 from worker.errors import CallFailed
 from worker.gateway import call
-from worker.kind import Answer, AnswerInvalid, ChatRequest, JobKind, Request
+from worker.kind import Answer, AnswerInvalid, JobKind, Request
 from worker.loop import run_on_loop
 from worker.outcome import Outcome
 from worker.settings import WorkerSettings
@@ -116,13 +116,7 @@ Finish = Callable[[Done], dict[str, Any] | None]
 def worst_case(model: Model, request: Request) -> int:
     """The most that the provider can bill for this request, in nano-USD."""
     provider = load_registry().provider_of(model)
-    return model.rates.worst_case(most_input_tokens(_texts(request), model, provider), request.max_tokens)
-
-
-def _texts(request: Request) -> list[str]:
-    if isinstance(request, ChatRequest):
-        return [request.system, request.user, request.schema_text]
-    return request.texts
+    return model.rates.worst_case(most_input_tokens(request.texts, model, provider), request.max_tokens)
 
 
 def run_attempt(plan: Plan, request: Request, read: Read, finish: Finish) -> None:

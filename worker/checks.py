@@ -1,7 +1,6 @@
 """What a worker checks before it starts, and what its log may say."""
 
 import logging
-import os
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -11,7 +10,7 @@ from db.environment import SettingsError, read_settings
 from db.settings import DatabaseSettings
 from selection.registry import load_registry
 from selection.settings import SelectionSettings
-from selection.strategies import find_strategy
+from selection.strategies import find_strategy, load_strategies
 from worker.settings import WorkerSettings
 
 DIALECTS = ("sqlite", "postgresql")
@@ -27,15 +26,26 @@ def check_settings() -> None:
         dialect = "no URL"
     if dialect not in DIALECTS:
         raise SettingsError(f"DATABASE_URL: {dialect} is not supported; give sqlite:///file or postgresql://…")
-    try:
-        find_strategy(read_settings(SelectionSettings).model_selection_strategy)
-    except ValueError as error:
-        raise SettingsError(f"MODEL_SELECTION_STRATEGY: {error}") from None
-    registry = load_registry()
-    for name, value in os.environ.items():
-        if name.startswith("LLM_MODEL_") and value and registry.kind_of(value) is None:
-            known = ", ".join(sorted(registry.models))
-            raise SettingsError(f"{name}: {value[:60]!r} is not in the model registry; known models: {known}")
+    _check_selection(read_settings(SelectionSettings))
+
+
+def _check_selection(settings: SelectionSettings) -> None:
+    """The data files, and every name of a strategy or a model that the environment gives."""
+    registry, strategies = load_registry(), load_strategies()
+    named = [
+        ("MODEL_SELECTION_STRATEGY", settings.model_selection_strategy),
+        *(("MODEL_SPLIT_TEST", strategy) for strategy, _ in settings.model_split_test),
+    ]
+    for variable, strategy in named:
+        try:
+            find_strategy(strategy, strategies)
+        except ValueError as error:
+            raise SettingsError(f"{variable}: {error}") from None
+    for variable, models in settings.named_models.items():
+        for model in models:
+            if registry.find(model) is None:
+                known = ", ".join(sorted(registry.models))
+                raise SettingsError(f"{variable}: {model[:60]!r} is not in the model registry; known models: {known}")
 
 
 def hide_arguments(record: logging.LogRecord) -> bool:

@@ -64,6 +64,7 @@ BY_CODE = {
     "broken_answer": _SAME_BAD,
     # of a call that was not made, or that we broke off
     "no_key": _NEXT,
+    "no_address": _NEXT,
     "not_sent": _NEVER,
     "late_record": _SAME,
     "shutdown": _SAME,

@@ -127,17 +127,28 @@ def _json_by(model: Model, request: ChatRequest) -> dict[str, Any]:
 
 
 def _address(model: Model, deadline_s: float) -> dict[str, Any]:
+    """Where and as whom to call. Only the registry and the provider's own variables say so, never a job."""
     provider = load_registry().provider_of(model)
-    if not os.environ.get(provider.api_key_env):
-        sentence = f"{provider.api_key_env} is not set, so {model.provider} cannot be called"
-        raise CallFailed("no_key", sentence, billed=False)
+    key_env = model.api_key_env or provider.api_key_env
+    base = model.api_base or (os.environ.get(provider.api_base_env) if provider.api_base_env else None)
+    if not os.environ.get(key_env):
+        _unset(model, key_env, "no_key")
+    if provider.api_base_required and not base:
+        _unset(model, provider.api_base_env or "api_base", "no_address")
+    version = model.api_version or provider.api_version
     return {
         "model": model.litellm,
-        "api_key": os.environ[provider.api_key_env],
-        "api_base": os.environ.get(provider.api_base_env) or None,
+        "api_key": os.environ[key_env],
+        "api_base": base or None,
+        **({"api_version": version} if version else {}),
         "timeout": deadline_s,
         "max_retries": 0,
     }
+
+
+def _unset(model: Model, variable: str, code: str) -> NoReturn:
+    sentence = f"{variable} is not set, so {model.provider} cannot be called"
+    raise CallFailed(code, sentence, billed=False)
 
 
 def _usage(reported: Any) -> Usage | None:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from budget.money import Usage
 from selection.registry import Model
-from selection.select import JobFacts
+from selection.rules import JobFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,11 @@ class ChatRequest:
     schema: dict[str, Any]
     temperature: float
     max_tokens: int
+
+    @property
+    def texts(self) -> list[str]:
+        """All that a provider counts as input."""
+        return [self.system, self.user, self.schema_text]
 
     @property
     def schema_text(self) -> str:
@@ -84,6 +89,9 @@ class JobKind(ABC):
     @abstractmethod
     def requests(self, payload: Any, model: Model) -> list[Request]:
         """The calls that the job needs on this model, in order. Raises `InvalidJob` if it cannot run there."""
+
+    def check_size(self, payload: Any, model: Model) -> None:  # noqa: B027  # most kinds have nothing to say
+        """Raise `InvalidJob` for what is too large for the model, as far as a look tells; the worker counts."""
 
     @abstractmethod
     def read(self, payload: Any, answer: Answer) -> tuple[Any, float | None]:

@@ -22,11 +22,12 @@ from db.jobs import LEASE_S
 from db.models import Attempt, AttemptState, CostBasis, Job, JobState, utc_now
 from db.session import read
 from db.writer import group_writer
-from selection.registry import Model, UnknownModel, load_registry
-from selection.select import Selection, select
-from selection.settings import SelectionSettings
-from selection.strategies import UnknownStrategy
+from selection.errors import CannotSelect
+from selection.reasons import Reason, after_failure
+from selection.registry import Model, load_registry
+from selection.select import Selection
 from worker.attempt import LONGEST_WAIT_S, Done, LostJob, NotRecorded, Plan, run_attempt, worst_case
+from worker.choose import choose
 from worker.errors import (
     NOT_THE_MODELS_FAULT,
     CallFailed,
@@ -43,6 +44,7 @@ from worker.heartbeat import running
 from worker.kind import JobKind, Request
 from worker.settings import WorkerSettings
 from worker.shutdown import stopping
+from worker.tokens import most_input_tokens
 
 TRIES_PER_MODEL = 2
 FIRST_BACKOFF_S = 0.5
@@ -108,7 +110,7 @@ def _as_failure(error: Exception) -> JobFailed:
     the message, which may quote the job."""
     if isinstance(error, JobFailed):
         return error
-    if isinstance(error, InvalidJob | UnknownModel | UnknownStrategy):
+    if isinstance(error, InvalidJob | CannotSelect):
         return JobFailed(str(error), "invalid")
     places = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
     logger.error("unforeseen %s at\n%s", type(error).__name__, places)
@@ -150,8 +152,8 @@ class _Run:
         self.progress = progress
         self.history = self._close_abandoned() if job.runs > 1 else []
         self.payload = kind.payload(job.payload)
-        self.selection: Selection = select(kind.facts(self.payload), read_settings(SelectionSettings))
         self.requests: dict[str, list[Request]] = {}
+        self.selection: Selection = choose(kind, self.payload, job.id, self._most_input)
 
     def finish(self) -> Any:
         """Make the calls that are still to be made; the last one's outcome finishes the job."""
@@ -179,6 +181,11 @@ class _Run:
         if model.id not in self.requests:
             self.requests[model.id] = self.kind.requests(self.payload, model)
         return self.requests[model.id]
+
+    def _most_input(self, model: Model) -> int:
+        """The most input tokens that the provider can count for one of the job's requests."""
+        provider = load_registry().provider_of(model)
+        return max(most_input_tokens(request.texts, model, provider) for request in self._requests_for(model))
 
     def _close_abandoned(self) -> Sequence[Attempt]:
         """All attempts so far. Those that a dead runner left open are charged at their reservations."""
@@ -274,13 +281,15 @@ class _Run:
     def _reason(self, model: Model, refused: BudgetExceeded | None, closed: list[BreakerOpen]) -> str:
         """Why it is this model."""
         if refused is not None:
-            return "budget_downgrade"
-        if model.id == self.selection.candidates[0].id:
-            return self.selection.reason
+            return Reason.BUDGET_DOWNGRADE
         if closed:
-            return "fallback_after_breaker_open"
-        codes = [attempt.error_code for attempt in self.history if attempt.error_code]
-        return f"fallback_after_{codes[-1]}" if codes else "model_of_earlier_parts"
+            return after_failure("breaker_open")
+        # selection may come out otherwise than in the run before: what failed there is what tells a fallback
+        codes = [a.error_code for a in self.history if a.error_code and a.model_name != model.id]
+        if codes:
+            return after_failure(codes[-1])
+        first = model.id == self.selection.candidates[0].id
+        return self.selection.reason if first else Reason.MODEL_OF_EARLIER_PARTS
 
     def _plan(self, part: int, model: Model, reason: str) -> Plan:
         strategy = self.selection.strategy

@@ -6,14 +6,13 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from db.environment import read_settings
 from db.jobs import CLAIM_WITHIN_S, by_idempotency_key
 from db.models import Job, JobState, utc_now
 from db.session import read, write
-from selection.registry import UnknownModel, load_registry
-from selection.select import MODEL_KIND, select
-from selection.settings import SelectionSettings
-from selection.strategies import UnknownStrategy
+from selection.errors import CannotSelect
+from selection.registry import load_registry
+from selection.strategies import MODEL_KIND
+from worker.choose import choose
 from worker.errors import InvalidJob
 from worker.kind import JobKind
 
@@ -46,7 +45,7 @@ def accept(kind: JobKind, job_id: str, fields: dict[str, Any], *, due_in_s: floa
         id=job_id,
         kind=kind.name,
         state=JobState.QUEUED,
-        queue=_queue_of(kind, payload),
+        queue=_queue_of(kind, payload, job_id),
         user_id=payload.user_id,
         api=payload.api,
         payload=payload.model_dump(mode="json", exclude_none=True),
@@ -77,16 +76,16 @@ def due_in(options: dict[str, Any]) -> float:
     return float(options.get("countdown") or 0)
 
 
-def _queue_of(kind: JobKind, payload: Any) -> str:
-    """The queue of a job's tier. An unknown model or strategy is refused here, whether or not it is honoured."""
-    facts = kind.facts(payload)
+def _queue_of(kind: JobKind, payload: Any, job_id: str) -> str:
+    """The queue of a job's tier. A model that is unknown is refused here, whether or not the job's wish is honoured;
+    a header that is not honoured is not looked at, since anybody's client or proxy may send one."""
     try:
-        for name in (facts.requested_model, facts.header_model):
-            if name is not None:
-                load_registry().resolve(name, MODEL_KIND[kind.name])
-        first = select(facts, read_settings(SelectionSettings)).candidates[0]
-    except (UnknownModel, UnknownStrategy) as error:
+        if payload.model is not None:
+            load_registry().resolve(payload.model, MODEL_KIND[kind.name])
+        first = choose(kind, payload, job_id).candidates[0]
+    except CannotSelect as error:
         raise InvalidJob(f"{kind.name}: {error}") from None
+    kind.check_size(payload, first)
     return PREMIUM_QUEUE if kind.name == "generate" and first.premium else kind.queue
 
 

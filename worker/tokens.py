@@ -2,7 +2,6 @@
 provider's margin covers what is not known. Counting runs at about 15 MB/s and needs no network: litellm
 carries the tokenizers' data, which is used here without importing litellm."""
 
-import math
 import os
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -18,13 +17,18 @@ from selection.registry import Model, Provider
 CHUNK_CHARS = 4096
 
 
+def litellm_folder() -> Path:
+    """Where litellm is installed, found without the seconds that importing it takes."""
+    litellm = find_spec("litellm")
+    if litellm is None or litellm.origin is None:
+        raise ModuleNotFoundError("litellm is not installed")
+    return Path(litellm.origin).parent
+
+
 @once_per_process
 def encodings() -> dict[str, tiktoken.Encoding]:
     """The tokenizers by name; half a second of loading."""
-    litellm = find_spec("litellm")
-    if litellm is not None and litellm.origin is not None:
-        folder = Path(litellm.origin).parent / "litellm_core_utils" / "tokenizers"
-        os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(folder))
+    os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(litellm_folder() / "litellm_core_utils" / "tokenizers"))
     return {name: tiktoken.get_encoding(name) for name in ("o200k_base", "cl100k_base")}
 
 
@@ -40,4 +44,4 @@ def count_tokens(text: str, tokenizer: str) -> int:
 def most_input_tokens(texts: Iterable[str], model: Model, provider: Provider) -> int:
     """No provider counts more input tokens than this for a request made of these texts."""
     counted = sum(count_tokens(text, model.tokenizer) for text in texts)
-    return math.ceil(counted * provider.input_margin) + provider.input_overhead
+    return provider.most_input(counted)

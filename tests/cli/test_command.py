@@ -177,6 +177,11 @@ def test_a_stack_that_is_up_takes_jobs_and_shows_them(up: tuple[Path, Any], tmp_
     assert shown["attempts"][0]["state"] == "succeeded"
     assert shown["result"]["processing_metadata"]["cost_usd"] > 0
     assert "succeeded" in paymaster(home, "job", jobs[0]["id"]).stdout
+    compared = json.loads(paymaster(home, "strategies", "--json").stdout)
+    parsed = next(row for row in compared if (row["strategy"], row["kind"]) == ("balanced", "parse"))
+    assert (parsed["jobs"], parsed["success_rate"], parsed["fallback_rate"]) == (4, 1, 0)
+    assert parsed["cost_per_job_usd"] > 0 and parsed["p95_ms"] > 0 and parsed["quality"] > 0
+    assert "balanced" in paymaster(home, "strategies").stdout
     budget = json.loads(paymaster(home, "budget", "--json").stdout)["budgets"]
     assert [scope["scope"] for scope in budget] == ["daily", "monthly"]
     assert budget[0]["limit_usd"] == 50
@@ -230,6 +235,26 @@ def test_models_are_listed(tmp_path: Path) -> None:
     assert "claude-sonnet-4-20250514" in paymaster(tmp_path, "models").stdout
 
 
+def test_the_registry_is_compared_with_litellms_prices_without_a_network(tmp_path: Path) -> None:
+    done = paymaster(tmp_path, "models", "check", "--json", HTTPS_PROXY="http://127.0.0.1:1")
+    assert done.returncode == 1
+    found = {(row["model"], row["finding"]) for row in json.loads(done.stdout)}
+    assert ("claude-sonnet-4-20250514", "missing") in found
+    assert "missing" in paymaster(tmp_path, "models", "check").stdout
+
+
+def test_jobs_are_replayed_without_a_stack(tmp_path: Path) -> None:
+    done = paymaster(tmp_path, "replay", "-", "--json", "--strategy", "balanced", text="We look for a baker. " * 80)
+    assert done.returncode == 0, done.stderr
+    assert [row["name"] for row in json.loads(done.stdout)["rows"]] == ["balanced", "legacy"]
+    assert "balanced" in paymaster(tmp_path, "replay", "-", text="We look for a baker.").stdout
+
+
+def test_a_database_without_jobs_has_no_strategies_to_compare(tmp_path: Path) -> None:
+    assert paymaster(tmp_path, "db-upgrade").returncode == 0
+    assert json.loads(paymaster(tmp_path, "strategies", "--json").stdout) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "sentence"),
     [
@@ -240,6 +265,9 @@ def test_models_are_listed(tmp_path: Path) -> None:
         (("budget",), {"REDIS_URL": "redis://127.0.0.1:1/0"}, "Redis"),
         (("jobs",), {"DATABASE_URL": "sqlite:////dev/null/x.db"}, "database cannot be used"),
         (("jobs", "--state", "lost"), {}, "'lost' is no state"),
+        (("models",), {"MODEL_REGISTRY_FILE": "gone.toml"}, "MODEL_REGISTRY_FILE: gone.toml cannot be read"),
+        (("replay", "-", "--model", "gpt-9"), {}, "model: 'gpt-9' is not in the model registry"),
+        (("replay", "-", "--strategy", "x"), {}, "strategy: 'x' is unknown; known: cost_optimized, balanced"),
         (("job", "nothing"), {}, "there is no job whose id begins with 'nothing'"),
         (("budget", "set", "weekly", "5"), {}, "scope: 'weekly' has no limit to set; known: daily, monthly, user"),
         (("budget", "set", "daily", "much"), {}, "limit: 'much' is no limit; give USD from 0"),

@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from selection.registry import load_registry
-from selection.select import JobFacts, select
+from selection.rules import JobFacts
+from selection.select import select
 from selection.settings import SelectionSettings
 from selection.strategies import load_strategies
 

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import settings as bounded
 from hypothesis import strategies as st
 
-from selection.select import JobFacts, complexity_score, count_words, select
+from selection.rules import STRETCH_CHARS, JobFacts, count_words
+from selection.select import select
 from selection.settings import SelectionSettings
+from selection.strategies import find_strategy
 
 MINI, GPT = "gpt-4o-mini", "gpt-4o"
 SONNET, OPUS = "claude-sonnet-4-20250514", "claude-opus-4-1-20250805"
@@ -18,6 +20,10 @@ PARSE = dict(zip(STRATEGIES, (MINI, GPT, SONNET, OPUS), strict=True))
 COMPLEX = dict(zip(STRATEGIES, (SONNET, SONNET, OPUS, OPUS), strict=True))
 EMBED = dict(zip(STRATEGIES, (SMALL, SMALL, LARGE, LARGE), strict=True))
 QUALITY = ("quality_optimized", "experimental")
+
+
+def score(facts: JobFacts) -> float:
+    return find_strategy("balanced").complexity.score(facts)
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +98,7 @@ def test_complexity_is_the_sum_of_its_three_parts(
     words: int, artifacts: int, creative: bool, complexity: float, _model: str
 ) -> None:
     facts = JobFacts(kind="generate", words=words, artifacts=artifacts, creative=creative)
-    assert complexity_score(facts) == complexity
+    assert score(facts) == complexity
     assert select(facts, SelectionSettings()).complexity == complexity
 
 
@@ -101,10 +107,10 @@ def test_complexity_is_the_sum_of_its_three_parts(
 def test_complexity_stays_between_0_and_1_and_grows_with_the_artifacts(
     words: int, artifacts: int, creative: bool
 ) -> None:
-    score = complexity_score(JobFacts("generate", words, artifacts, creative))
-    more = complexity_score(JobFacts("generate", words, artifacts + 1, creative))
-    assert 0 <= score <= more <= 1
-    assert more - score == pytest.approx(0.05 if artifacts < 8 else 0)
+    less = score(JobFacts("generate", words, artifacts, creative))
+    more = score(JobFacts("generate", words, artifacts + 1, creative))
+    assert 0 <= less <= more <= 1
+    assert more - less == pytest.approx(0.05 if artifacts < 8 else 0)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -168,6 +174,12 @@ def test_words_are_counted_exactly_up_to_1001(start: str, filling: str, times: i
 @pytest.mark.parametrize("joint", [" ", "\n", " \n \t "])
 def test_words_at_the_thresholds_are_counted_exactly(words: int, joint: str) -> None:
     assert count_words(joint.join(["word"] * words) + joint) == words
+
+
+@pytest.mark.parametrize("words", [999, 1000, 1001])
+def test_words_after_a_stretch_that_ends_on_the_threshold_are_counted_too(words: int) -> None:
+    text = ("w " * words).ljust(2 * STRETCH_CHARS) + "and three more"
+    assert count_words(text) == min(words + 3, 1001) or count_words(text) > 1001
 
 
 def test_counting_stops_soon_after_1001_words() -> None:

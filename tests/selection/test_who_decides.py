@@ -2,10 +2,11 @@
 
 import pytest
 
-from selection.registry import UnknownModel
-from selection.select import JobFacts, select
+from selection.errors import ModelNotAllowed, UnknownModel, UnknownStrategy
+from selection.rules import JobFacts
+from selection.select import select
 from selection.settings import SelectionSettings
-from selection.strategies import Strategy, UnknownStrategy
+from selection.strategies import find_strategy
 
 REQUESTED, HEADER, API = "claude-opus-4-1-20250805", "claude-sonnet-4-20250514", "gpt-4.1-mini"
 RULES = "gpt-4o"
@@ -13,7 +14,7 @@ RULES = "gpt-4o"
 
 @pytest.fixture(autouse=True)
 def _only_this_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("KEYWORDS", "GAP_ANALYSIS", "RESUME_FORMAT", "RESUME_TAILOR", "DEFAULT", "ÜBER"):
+    for name in ("KEYWORDS", "GAP_ANALYSIS", "RESUME_FORMAT", "RESUME_TAILOR", "DEFAULT", "ÜBER", "ALLOWED"):
         monkeypatch.delenv(f"LLM_MODEL_{name}", raising=False)
 
 
@@ -118,7 +119,7 @@ def test_an_alias_is_as_good_as_the_id(alias: str, model: str, voice: str, monke
 
 
 @pytest.mark.parametrize("voice", ["requested_model", "header_model", "api"])
-@pytest.mark.parametrize("name", ["gpt-5-nano", "GPT-4O", " gpt-4o", "openai/gpt-4o"])
+@pytest.mark.parametrize("name", ["gpt-5-nano", "GPT-4O", "gpt- 4o", "openai/gpt-4o"])
 def test_an_unknown_name_is_refused_with_the_known_ones(voice: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if voice == "api":
         monkeypatch.setenv("LLM_MODEL_KEYWORDS", name)
@@ -127,7 +128,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(voice: str, name: str, m
         facts = JobFacts(kind="parse", **{voice: name})  # type: ignore[arg-type]
     with pytest.raises(UnknownModel, match="is not in the model registry") as refused:
         select(facts, settings_of())
-    assert repr(name) in str(refused.value)
+    assert (repr(name) in str(refused.value)) == (voice != "header_model")
     assert "claude-opus-4-1-20250805, claude-sonnet-4-20250514, gpt-3.5-turbo" in str(refused.value)
     assert "text-embedding" not in str(refused.value)
 
@@ -177,13 +178,87 @@ def test_the_jobs_own_strategy_comes_before_the_current_one() -> None:
     assert found.candidates[0].id == "claude-sonnet-4-20250514"
 
 
-def test_the_default_model_speaks_only_where_no_rule_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_model_speaks_only_where_no_rule_names_one() -> None:
     settings = settings_of(llm_model_default="gpt-4.1-mini")
     assert select(JobFacts(kind="parse", words=300), settings).candidates[0].id == RULES
-    bare = Strategy(
-        name="bare", max_usd_per_generation=1, parse={"low": "gpt-4o"}, generate={}, embed={},
-        fallback={"parse": "gpt-4o", "generate": "gpt-4o"},
-    )  # fmt: skip
-    monkeypatch.setattr("selection.select.find_strategy", lambda _: bare)
-    found = select(JobFacts(kind="parse", words=300), settings)
+    bare = find_strategy("balanced").model_copy(update={"parse": {"low": "gpt-4o"}})
+    found = select(JobFacts(kind="parse", words=300), settings, strategies={"balanced": bare})
     assert (found.candidates[0].id, found.reason) == ("gpt-4.1-mini", "default_model")
+
+
+OPUS = REQUESTED
+ALLOWED = [
+    # general list, list of the API, the model asked for, whether it may
+    ("", "", OPUS, True),
+    ("gpt-4o,gpt41-mini", "", "gpt-4o", True),
+    ("gpt-4o, gpt41-mini ,", "", "gpt-4.1-mini", True),
+    ("gpt-4.1-mini", "", "gpt41-mini", True),
+    ("gpt-4o", "", OPUS, False),
+    ("gpt-4o", OPUS, OPUS, True),
+    ("gpt-4o", OPUS, "gpt-4o", False),
+    ("", OPUS, "gpt-4o", False),
+    (" , ", "", OPUS, True),
+]
+
+
+@pytest.mark.parametrize("voice", ["requested_model", "header_model"])
+@pytest.mark.parametrize(("general", "own", "name", "may"), ALLOWED)
+def test_only_allowed_models_may_be_asked_for(
+    voice: str, general: str, own: str, name: str, may: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_MODEL_ALLOWED", general)
+    monkeypatch.setenv("LLM_MODEL_ALLOWED_KEYWORDS", own)
+    facts = JobFacts(kind="parse", api="keywords", **{voice: name})  # type: ignore[arg-type]
+    if may:
+        assert select(facts, settings_of()).reason == voice
+        return
+    with pytest.raises(ModelNotAllowed) as refused:
+        select(facts, settings_of())
+    field = "model" if voice == "requested_model" else "X-LLM-Model"
+    allowed = own or general
+    assert str(refused.value) == f"{field}: {name} is not allowed for the API keywords; allowed chat models: {allowed}"
+
+
+def test_a_list_without_a_model_of_the_kind_allows_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_MODEL_ALLOWED", "gpt-4o")
+    with pytest.raises(ModelNotAllowed, match="is not allowed; allowed embedding models: none"):
+        select(JobFacts(kind="embed", requested_model="text-embedding-3-small"), settings_of())
+
+
+def test_the_lists_bind_neither_the_rules_nor_an_apis_setting_nor_what_is_not_honoured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LLM_MODEL_ALLOWED", "gpt-4")
+    assert select(JobFacts(kind="parse", words=300), settings_of()).candidates[0].id == RULES
+    asking = JobFacts(kind="parse", words=300, requested_model=REQUESTED, header_model=HEADER)
+    assert select(asking, settings_of(override=False, header=False)).candidates[0].id == RULES
+    monkeypatch.setenv("LLM_MODEL_KEYWORDS", API)
+    assert select(JobFacts(kind="parse", api="keywords"), settings_of()).candidates[0].id == API
+
+
+@pytest.mark.parametrize("api", ["default", "allowed", "ALLOWED", "allowed_keywords"])
+def test_the_variables_that_look_like_an_apis_are_nobodys(api: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LLM_MODEL_DEFAULT", "LLM_MODEL_ALLOWED", "LLM_MODEL_ALLOWED_KEYWORDS"):
+        monkeypatch.setenv(name, "gpt-4")
+    assert select(JobFacts(kind="parse", words=300, api=api), settings_of()).candidates[0].id == RULES
+
+
+def test_spaces_around_an_apis_model_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_MODEL_KEYWORDS", f" {API} ")
+    assert select(JobFacts(kind="parse", api="keywords"), settings_of()).candidates[0].id == API
+
+
+def test_the_environment_is_read_when_the_settings_are_made_and_not_by_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = settings_of()
+    monkeypatch.setenv("LLM_MODEL_KEYWORDS", API)
+    assert select(JobFacts(kind="parse", words=300, api="keywords"), made).candidates[0].id == RULES
+
+
+def test_the_current_strategy_of_the_caller_comes_before_the_environments_and_after_the_jobs() -> None:
+    facts = JobFacts(kind="parse", words=300)
+    assert select(facts, settings_of(), strategy="experimental").strategy.name == "experimental"
+    assert select(facts, settings_of(), strategy=None).strategy.name == "balanced"
+    own = JobFacts(kind="parse", words=300, strategy="legacy")
+    assert select(own, settings_of(), strategy="experimental").strategy.name == "legacy"
+    with pytest.raises(UnknownStrategy):
+        select(facts, settings_of(), strategy="gone")

@@ -178,7 +178,9 @@ def test_a_request_holds_at_most_300_000_tokens(
 def test_a_text_that_is_too_long_names_its_index_and_not_its_text() -> None:
     fits, long = "bread " * 8000, "SECRETMARKER " * 8200
     assert len(cut([fits])) == 1
-    with pytest.raises(InvalidJob, match=r"^embed: field texts\.2: has \d+ tokens, text-embedding-3-small takes 8191$"):
+    with pytest.raises(
+        InvalidJob, match=r"^embed: field texts\.2: has \d+ tokens, text-embedding-3-small takes 8191 tokens$"
+    ):
         cut(["a", fits, long, long])
 
 

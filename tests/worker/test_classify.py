@@ -32,8 +32,8 @@ CODES = {
     "context_length_exceeded": (NEXT, NOTHING), "content_filter": (NEXT, NOTHING), "refused": (NEXT, NOTHING),
     "content_policy_violation": (NEXT, NOTHING), "answer_cut": (NEXT, NOTHING), "invalid_answer": (NEXT, BAD),
     "unreadable": (NEXT, NOTHING), "timeout": (SAME, BAD), "no_connection": (SAME, BAD), "broken_answer": (SAME, BAD),
-    "no_key": (NEXT, NOTHING), "not_sent": (NEVER, NOTHING), "late_record": (SAME, NOTHING),
-    "shutdown": (SAME, NOTHING), "runner_lost": (SAME, NOTHING),
+    "no_key": (NEXT, NOTHING), "no_address": (NEXT, NOTHING), "not_sent": (NEVER, NOTHING),
+    "late_record": (SAME, NOTHING), "shutdown": (SAME, NOTHING), "runner_lost": (SAME, NOTHING),
 }  # fmt: skip
 
 

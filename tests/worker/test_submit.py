@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 
 from db.jobs import CLAIM_WITHIN_S
 from db.models import Job, JobState, utc_now
+from db.once import once_per_environment
 from db.session import read
 from tasks.kinds import Embed, Generate, Parse
 from worker.errors import InvalidJob
@@ -114,6 +115,43 @@ def test_a_header_that_is_honoured_decides_the_queue(monkeypatch: pytest.MonkeyP
     assert accept(Generate(), "j", {**CV, "x_llm_model": OPUS}, due_in_s=0).queue == "generate-premium"
 
 
+@needs_database
+@pytest.mark.parametrize("header", ["gpt-9", "text-embedding-3-small", "'; DROP TABLE jobs"])
+def test_a_header_is_refused_where_it_is_honoured_and_otherwise_not_looked_at(
+    header: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert accept(Parse(), "j", {**POSTING, "x_llm_model": header}, due_in_s=0).queue == "parse"
+    monkeypatch.setenv("ENABLE_LLM_MODEL_HEADER", "true")
+    once_per_environment.forget_all()
+    with pytest.raises(InvalidJob, match=r"^parse: X-LLM-Model: the given name is ") as refused:
+        accept(Parse(), "j2", {**POSTING, "x_llm_model": header}, due_in_s=0)
+    assert repr(header) not in str(refused.value) and "DROP" not in str(refused.value)
+    assert rows() == 1
+
+
+@needs_database
+def test_a_model_that_is_not_allowed_is_refused_with_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_MODEL_ALLOWED_KEYWORDS", "gpt41-mini,gpt-4o")
+    once_per_environment.forget_all()
+    sentence = (
+        r"^parse: model: claude\S+ is not allowed for the API keywords; allowed chat models: gpt-4.1-mini, gpt-4o$"
+    )
+    with pytest.raises(InvalidJob, match=sentence):
+        accept(Parse(), "j", {**POSTING, "api": "keywords", "model": OPUS}, due_in_s=0)
+    assert rows() == 0
+    accept(Parse(), "j", {**POSTING, "api": "keywords", "model": "gpt-4o"}, due_in_s=0)
+    accept(Parse(), "j2", {**POSTING, "model": OPUS}, due_in_s=0)
+    assert rows() == 2
+
+
+@needs_database
+def test_the_split_decides_the_queue_of_a_users_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_SPLIT_TEST", "experimental=100")
+    once_per_environment.forget_all()
+    assert accept(Generate(), "j", {**CV, "user_id": 7}, due_in_s=0).queue == "generate-premium"
+    assert accept(Generate(), "j2", CV, due_in_s=0).queue == "generate"
+
+
 def deep(levels: int) -> dict[str, Any]:
     outer: dict[str, Any] = {}
     for _ in range(levels):
@@ -125,12 +163,12 @@ REFUSED = [
     (Parse(), {}, "parse: field job_description is missing"),
     (Parse(), {**POSTING, "api_key": "SECRET"}, "parse: field api_key is not known"),
     (Parse(), {**POSTING, "model": "gpt-9"}, "parse: model: 'gpt-9' is not in the model registry"),
-    (Parse(), {**POSTING, "x_llm_model": "gpt-9"}, "parse: model: 'gpt-9' is not in the model registry"),
     (Parse(), {**POSTING, "model": "text-embedding-3-small"}, "is no chat model"),
     (Embed(), {"texts": ["a"], "model": "gpt-4o"}, "embed: model: 'gpt-4o' is no embedding model"),
     (Generate(), {**CV, "strategy": "cheapest"}, "generate: strategy: 'cheapest' is unknown"),
     (Generate(), {"job_data": {}}, "generate: field job_data.raw_job_description: is missing"),
     (Embed(), {"texts": []}, "embed: field texts: "),
+    (Embed(), {"texts": ["a", "w " * 8192]}, "embed: field texts.1: has 8192 words"),
     (Generate(), {"job_data": {**CV["job_data"], "deep": deep(400)}}, "nested too deeply"),
     (Generate(), {**CV, "preferences": deep(900)}, "nested too deeply"),
 ]
