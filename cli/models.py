@@ -3,12 +3,16 @@
 import json
 import re
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
+from budget.breaker import breakers
+from budget.errors import LedgerError
+from budget.ledger import ledger
 from cli import output
 from cli.output import console, print_json
+from db.environment import SettingsError
 from db.models import utc_now
 from selection.registry import LongContext, Model, Price, Registry, load_registry
 from worker.tokens import litellm_folder
@@ -28,20 +32,38 @@ _LONG = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 def show_models(*, as_json: bool) -> None:
     """The registry."""
     registry = load_registry()
+    states = _breakers(list(registry.models))
     if as_json:
-        print_json([model.model_dump(mode="json") for model in registry.models.values()])
+        print_json([m.model_dump(mode="json") | {"breaker": states.get(m.id)} for m in registry.models.values()])
         return
-    columns = ("model", "provider", "input $/M", "output $/M", "context", "kind", "best for", "also called")
+    columns = ("model", "breaker", "input $/M", "output $/M", "context", "provider", "kind", "best for", "also called")
     rows = [
         (
-            m.id, m.provider, m.price.input, m.price.output, f"{m.context:,}",
-            m.kind, ", ".join(m.best_for), ", ".join(m.aliases),
+            m.id, states.get(m.id, {}).get("state", "-"), m.price.input, m.price.output, f"{m.context:,}",
+            m.provider, m.kind, ", ".join(m.best_for), ", ".join(m.aliases),
         )
         for m in registry.models.values()
     ]  # fmt: skip
     shown = len(columns) if console.width >= output.WIDE else NARROW_COLUMNS
     rows_shown = [row[:shown] for row in rows]
     console.print(output.table("Models", columns[:shown], rows_shown, right=columns[2:5]))
+
+
+def _breakers(models: list[str]) -> dict[str, dict[str, Any]]:
+    """How the models' breakers stand; nothing if the ledger's Redis cannot be asked."""
+    try:
+        found = breakers(ledger().client, models)
+    except (LedgerError, SettingsError):
+        return {}
+    return {
+        one.model: {
+            "state": str(one.state),
+            "until": one.until and datetime.fromtimestamp(one.until, UTC).isoformat(),
+            "calls": one.calls,
+            "failures": one.failures,
+        }
+        for one in found
+    }
 
 
 def check_models(*, as_json: bool) -> int:

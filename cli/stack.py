@@ -235,11 +235,11 @@ def has_provider_key() -> bool:
 
 def settings_names() -> set[str]:
     """The variables that all processes of a stack, and the commands beside it, must agree on."""
-    from budget.settings import BudgetSettings
+    from budget.settings import BreakerSettings, BudgetSettings
     from selection.settings import SelectionSettings
     from worker.settings import WorkerSettings
 
-    classes = (BudgetSettings, SelectionSettings, WorkerSettings)
+    classes = (BudgetSettings, BreakerSettings, SelectionSettings, WorkerSettings)
     return {name.upper() for settings in classes for name in settings.model_fields} - {"REDIS_URL"}
 
 

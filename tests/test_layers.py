@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
-from budget.settings import BudgetSettings
+from budget.settings import BreakerSettings, BudgetSettings
 from db.settings import DatabaseSettings
 from selection.settings import SelectionSettings
 from worker.settings import WorkerSettings
@@ -43,7 +43,9 @@ def test_only_the_gateway_imports_litellm() -> None:
     assert importing == ["worker/gateway.py"]
 
 
-@pytest.mark.parametrize("settings", [BudgetSettings, DatabaseSettings, SelectionSettings, WorkerSettings])
+@pytest.mark.parametrize(
+    "settings", [BudgetSettings, BreakerSettings, DatabaseSettings, SelectionSettings, WorkerSettings]
+)
 def test_the_readme_lists_every_setting(settings: type[BaseSettings]) -> None:
     readme = (ROOT / "README.md").read_text()
     assert [name for name in settings.model_fields if f"`{name.upper()}`" not in readme] == []

@@ -5,7 +5,7 @@ import logging
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from budget.settings import BudgetSettings
+from budget.settings import BreakerSettings, BudgetSettings
 from db.environment import SettingsError, read_settings
 from db.settings import DatabaseSettings
 from selection.registry import load_registry
@@ -18,7 +18,7 @@ DIALECTS = ("sqlite", "postgresql")
 
 def check_settings() -> None:
     """Raise a `ValueError` whose message names the first variable that cannot be used, and why."""
-    for settings in (BudgetSettings, DatabaseSettings, SelectionSettings, WorkerSettings):
+    for settings in (BudgetSettings, BreakerSettings, DatabaseSettings, SelectionSettings, WorkerSettings):
         read_settings(settings)
     try:
         dialect = make_url(read_settings(DatabaseSettings).url).get_backend_name()

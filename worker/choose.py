@@ -8,6 +8,7 @@ from selection.select import CountTokens, Selection, select
 from selection.settings import SelectionSettings
 from worker.kind import JobKind
 from worker.measured import measured
+from worker.strategy import current_strategy
 
 
 def choose(kind: JobKind, payload: Any, job_id: str, count: CountTokens | None = None) -> Selection:
@@ -16,5 +17,11 @@ def choose(kind: JobKind, payload: Any, job_id: str, count: CountTokens | None =
     settings = read_settings(SelectionSettings)
     statistics = measured() if count is not None and settings.model_selection_adaptive else None
     return select(
-        kind.facts(payload), settings, statistics=statistics, job_id=job_id, today=utc_now().date(), count=count
+        kind.facts(payload),
+        settings,
+        strategy=current_strategy(),
+        statistics=statistics,
+        job_id=job_id,
+        today=utc_now().date(),
+        count=count,
     )

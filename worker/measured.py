@@ -1,46 +1,18 @@
-"""The models' measured record, as this process last read it from SQL: every few seconds, and not on the way of each
-job."""
+"""The models' measured record, as this process last read it from SQL."""
 
-import logging
-import threading
-import time
 from datetime import timedelta
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from db.models import utc_now
 from db.once import once_per_environment
 from db.session import read
 from db.statistics import by_model
 from selection.adaptive import Record, Statistics
+from worker.renewed import Renewed
 
 EVERY_S = 5.0
 # The record is that of the latest calls, and of none that is older.
 LATEST_CALLS = 30
 WINDOW = timedelta(hours=1)
-
-logger = logging.getLogger(__name__)
-
-
-class _Measured:
-    """The record and when it was read; one thread renews it while the others go on with the one there is."""
-
-    def __init__(self) -> None:
-        self.statistics: Statistics = {}
-        self.due = 0.0
-        self.lock = threading.Lock()
-
-    def renewed(self) -> Statistics:
-        if time.monotonic() >= self.due and self.lock.acquire(blocking=False):
-            try:
-                self.statistics = _read()
-            except SQLAlchemyError as error:
-                # the old one is good enough, and no job hangs on it
-                logger.warning("the models' record could not be read: %s", type(error).__name__)
-            finally:
-                self.due = time.monotonic() + EVERY_S
-                self.lock.release()
-        return self.statistics
 
 
 def _read() -> Statistics:
@@ -55,10 +27,10 @@ def _read() -> Statistics:
 
 
 @once_per_environment
-def _record() -> _Measured:
-    return _Measured()
+def _record() -> Renewed[Statistics]:
+    return Renewed("the models' record", _read, {}, EVERY_S)
 
 
 def measured() -> Statistics:
     """The record of each model for each kind of job, a few seconds old at most."""
-    return _record().renewed()
+    return _record()()

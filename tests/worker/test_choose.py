@@ -99,7 +99,7 @@ def test_while_sql_is_away_the_last_record_counts(readings: list[int], monkeypat
     def lost() -> None:
         raise OperationalError("select", {}, Exception("gone"))
 
-    monkeypatch.setattr(worker.measured, "_read", lost)
+    monkeypatch.setattr(worker.measured._record(), "_read", lost)
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + worker.measured.EVERY_S + 1)
     assert measured() == GOOD
