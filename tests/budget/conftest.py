@@ -29,9 +29,7 @@ def usd(nano: int) -> str:
 def warm(client: redis.Redis, zone: str = "UTC") -> None:
     """Write the marker as a rebuild does; connections drop any that bears another server's id."""
     fake = isinstance(client, fakeredis.FakeRedis)
-    client.hset(
-        WARM, mapping={"server": "" if fake else client.info("server")["run_id"], "zone": zone, "version": 0}
-    )
+    client.hset(WARM, mapping={"server": "" if fake else client.info("server")["run_id"], "zone": zone, "version": 0})
 
 
 @pytest.fixture

@@ -189,7 +189,11 @@ def test_settling_on_a_spoilt_key_fails_before_the_first_write(
     ("spent", "limit", "words"),
     [
         (0, 100, ["can never fit in the daily budget", "(limit $0.0000001, spent $0.00, reserved $0.00)"]),
-        (150, 200, ["up to $0.00000015 does not fit in what is left of the daily budget", "spent $0.00000015", " UTC)"]),
+        (
+            150,
+            200,
+            ["of up to $0.00000015 does not fit in what is left of the daily budget", "spent $0.00000015, ", "UTC"],
+        ),
     ],
 )
 def test_the_sentence_says_whether_waiting_helps(
