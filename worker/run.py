@@ -26,8 +26,9 @@ from selection.errors import CannotSelect
 from selection.reasons import Reason, after_failure
 from selection.registry import Model, load_registry
 from selection.select import Selection
-from worker.attempt import LONGEST_WAIT_S, Done, LostJob, NotRecorded, Plan, run_attempt, worst_case
+from worker.attempt import NotRecorded, run_attempt, worst_case
 from worker.choose import choose
+from worker.closing import LONGEST_WAIT_S, LostJob
 from worker.errors import (
     NOT_THE_MODELS_FAULT,
     CallFailed,
@@ -42,6 +43,7 @@ from worker.errors import (
 )
 from worker.heartbeat import running
 from worker.kind import JobKind, Request
+from worker.plan import Done, Plan
 from worker.settings import WorkerSettings
 from worker.shutdown import stopping
 from worker.tokens import most_input_tokens

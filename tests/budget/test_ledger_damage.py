@@ -2,8 +2,11 @@
 write, or right to the nano-dollar. On a real server and on fakeredis."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
+import fakeredis
 import pytest
 import redis
 
@@ -11,8 +14,9 @@ from budget.errors import LedgerDown
 from budget.ledger import Ledger
 from budget.money import MAX_NANO
 from budget.scopes import OPEN, WARM, reservation_key
+from budget.settings import BudgetSettings
 from db.models import CostBasis
-from tests.budget.conftest import counters, dump, hold
+from tests.budget.conftest import WIDE, counters, dump, hold, warm
 from tests.budget.test_ledger_refusals import SPOILT, UNLIMITED, key_of, spoil
 
 MakeLedger = Callable[..., Ledger]
@@ -244,3 +248,16 @@ def test_a_limit_that_is_none_admits_nothing(
     ledger = make_ledger()
     client.hset(WARM, scope, limit)
     refused(client, lambda: hold(ledger), "SPOILT")
+
+
+@pytest.mark.parametrize("ours", [-1, 0, 1])
+@pytest.mark.parametrize(("at", "day"), [(-0.5, "2026-11-27"), (0, "2026-11-28"), (0.5, "2026-11-28")])
+def test_the_day_that_pays_changes_at_midnight_of_redis(
+    monkeypatch: pytest.MonkeyPatch, ours: int, at: float, day: str
+) -> None:
+    midnight = datetime(2026, 11, 28, tzinfo=UTC).timestamp()
+    monkeypatch.setattr("time.time", lambda: midnight + at)
+    monkeypatch.setattr("budget.ledger.time", SimpleNamespace(time=lambda: midnight + ours))
+    fake = fakeredis.FakeRedis(decode_responses=True)
+    warm(fake)
+    assert hold(Ledger(fake, BudgetSettings(**WIDE))).day == day

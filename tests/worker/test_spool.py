@@ -30,7 +30,7 @@ pytestmark = pytest.mark.xdist_group("litellm")
 
 @pytest.fixture
 def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("worker.attempt.OUTAGE_PAUSE_S", 0.01)
+    monkeypatch.setattr("worker.closing.OUTAGE_PAUSE_S", 0.01)
     app.loader.import_default_modules()
     return tmp_path / "spool"
 

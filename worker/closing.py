@@ -1,0 +1,150 @@
+"""The end of an attempt: its outcome is written to SQL, waiting for it if need be, then its reservation is ended, and
+the model's breaker told."""
+
+import logging
+import math
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+
+from budget.breaker import NOTHING_TOLD, BreakerState, Told, Verdict
+from budget.errors import LedgerError
+from budget.ledger import Reservation, ledger
+from budget.money import Usage
+from db import changes
+from db.environment import read_settings
+from db.models import Attempt, AttemptState, CostBasis
+from db.session import read
+from db.writer import group_writer
+from worker import spool
+from worker.errors import CallFailed
+from worker.kind import JobKind
+from worker.outcome import Outcome
+from worker.plan import Done, Plan
+from worker.settings import WorkerSettings
+from worker.shutdown import overtime
+
+# what SQLAlchemy raises while a database is away, full or too busy
+OUTAGES = (OperationalError, InterfaceError, PoolTimeout)
+OUTAGE_PAUSE_S = 0.5
+
+# the longest that a job waits before it tries again; what a provider asks for beyond it closes the model to all, for
+# an hour at most
+LONGEST_WAIT_S = 20.0
+LONGEST_CLOSED_S = 3600
+
+logger = logging.getLogger(__name__)
+
+
+class LostJob(Exception):
+    """Another runner has the job by now; this one must let go of it."""
+
+
+def close(
+    plan: Plan,
+    reservation: Reservation,
+    state: AttemptState,
+    done: Done,
+    failure: CallFailed | None = None,
+    finish: dict[str, Any] | None = None,
+) -> None:
+    """Write the outcome to SQL, then settle. Once it is in SQL nothing is lost if the ledger is gone."""
+    usage = done.usage or Usage(0)
+    values: dict[str, Any] = {
+        "state": state,
+        "success": state is AttemptState.SUCCEEDED,
+        "cost_nano": done.cost,
+        "cost_basis": done.basis,
+        "tokens_used": usage.total,
+        "input_tokens": usage.input,
+        "output_tokens": usage.output,
+        "cached_tokens": usage.cached,
+        "reasoning_tokens": usage.reasoning,
+    }
+    if read_settings(WorkerSettings).track_model_performance:
+        values |= {"processing_time_ms": done.milliseconds, "quality_score": done.quality}
+    if failure is not None:
+        values |= {"error_class": failure.error_class, "error_code": failure.code, "error": failure.sentence}
+
+    outcome = Outcome(
+        reservation.attempt_id,
+        plan.job_id,
+        plan.kind.name,
+        plan.part,
+        reservation.scope_keys,
+        values,
+        done.data,
+        finish,
+    )
+    mine = _write_down(outcome, plan.kind)
+    if done.cost > reservation.amount:
+        logger.warning(
+            "overrun: attempt %s cost %d nano-USD, more than the %d that were reserved as its worst case",
+            reservation.attempt_id, done.cost, reservation.amount,
+        )  # fmt: skip
+    if not mine:
+        # we were taken for dead: SQL may know better than we do, and the job is another runner's
+        with read() as session:
+            row = session.get_one(Attempt, reservation.attempt_id)
+        end(plan, reservation, row.cost_basis or done.basis, row.cost_nano)
+        raise LostJob(plan.job_id)
+    end(plan, reservation, done.basis, done.cost, _told(failure))
+
+
+def _write_down(outcome: Outcome, kind: JobKind) -> bool:
+    """Write the outcome to SQL. While SQL is away, it is kept on disk and this thread waits: no new call starts
+    without SQL, and the job stays ours."""
+
+    def write(session: Session) -> bool:
+        return outcome.write(session, kind)
+
+    try:
+        return group_writer().commit(write)
+    except OUTAGES as outage:
+        logger.error("attempt %s waits for the database on disk: %s", outcome.attempt_id, type(outage).__name__)
+    with ExitStack() as kept:
+        try:
+            kept.enter_context(spool.keep(outcome))
+        except OSError as full:
+            logger.error("attempt %s waits in memory only: the spool gave %s", outcome.attempt_id, full.strerror)
+        while not overtime.wait(OUTAGE_PAUSE_S):
+            with suppress(*OUTAGES):
+                return group_writer().commit(write)
+        # the worker is stopped; the next one finds it
+        return group_writer().commit(write)
+
+
+def _told(failure: CallFailed | None) -> Told:
+    """What the end of a call says of its model."""
+    if failure is None:
+        return Told(Verdict.OK)
+    wait_s = math.ceil(failure.retry_after_s or 0)
+    # shorter waits are a matter of this job; longer ones concern every call
+    closed_for_s = min(wait_s, LONGEST_CLOSED_S) if wait_s > LONGEST_WAIT_S else 0
+    return Told(failure.verdict, closed_for_s)
+
+
+def end(plan: Plan, reservation: Reservation, basis: CostBasis, cost: int, told: Told = NOTHING_TOLD) -> None:
+    try:
+        changed = ledger().conclude(
+            reservation.attempt_id, reservation.scope_keys, basis, cost, plan.model.id, told
+        )  # fmt: skip
+    except LedgerError as error:
+        # the sweeper settles it from SQL when the reservation's lease ends
+        logger.warning("attempt %s is settled later: %s", reservation.attempt_id, error)
+    else:
+        note_breaker(plan, changed)
+
+
+def note_breaker(plan: Plan, changed: BreakerState | None) -> None:
+    """Record that the model's breaker has changed. Nothing hangs on it."""
+    if changed is None:
+        return
+    logger.warning("breaker of %s: %s", plan.model.id, changed)
+    with suppress(*OUTAGES):
+        group_writer().commit(
+            lambda session: changes.record(session, "breaker", plan.model.id, None, changed, plan.runner)
+        )

@@ -1,0 +1,39 @@
+"""What an attempt is for, and what came of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from budget.money import Usage
+from db.models import CostBasis
+from selection.registry import Model
+from worker.kind import JobKind
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an attempt is for. `job_cap` in nano-USD."""
+
+    job_id: str
+    number: int
+    part: int
+    kind: JobKind
+    model: Model
+    user_id: str | None
+    api: str | None
+    strategy: str
+    reason: str
+    job_cap: int | None
+    runner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A call that has ended: the data of its answer, its usage and cost in nano-USD, how that is known, and how long
+    it took."""
+
+    data: Any
+    usage: Usage | None
+    cost: int
+    basis: CostBasis
+    quality: float | None
+    milliseconds: int
