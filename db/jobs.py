@@ -150,6 +150,12 @@ def renew_leases(session: Session, runners: dict[str, str]) -> None:
         session.execute(_STILL_MINE, {"job_id": job_id, "my_name": runner, "lease": lease})
 
 
+def nobody_runs(session: Session, job_id: str) -> bool:
+    """Whether the job is open and waits for a runner; locks the job's row."""
+    job = session.get(Job, job_id, with_for_update=True)
+    return job is not None and job.state in WAITING_STATES
+
+
 def hand_back(session: Session, job_id: str, runner: str, *, due_in_s: float) -> None:
     """Let another run take the job, which should happen within `due_in_s`."""
     due = utc_now() + timedelta(seconds=due_in_s + CLAIM_WITHIN_S)

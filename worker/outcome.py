@@ -7,7 +7,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from db import attempts, jobs
-from db.models import CostBasis
+from db.attempts import RUNNER_LOST
+from db.models import AttemptState, CostBasis
 from worker.kind import JobKind, Vectors
 
 
@@ -35,16 +36,31 @@ class Outcome:
         return int(self.values["cost_nano"])
 
     def write(self, session: Session, kind: JobKind) -> bool:
-        """Write it down, which may be repeated. False if the attempt was closed by somebody else: then only what it
-        cost is put right, if that was not known."""
-        if not attempts.close(session, self.attempt_id, self.values):
+        """Write it down, which may be repeated. False if its runner was taken for dead meanwhile: then what it cost is
+        put right, if nobody knew, and its answer is used, if nobody else runs the job by now."""
+        mine = attempts.close(session, self.attempt_id, self.values)
+        if mine:
+            self._keep(session, kind)
+        elif jobs.nobody_runs(session, self.job_id):
             if attempts.close_late(session, self.attempt_id, self.values):
+                self._keep(session, kind)
                 jobs.recount_cost(session, self.job_id)
-            return False
+        elif attempts.close_late(session, self.attempt_id, self.values | self._too_late()):
+            jobs.recount_cost(session, self.job_id)
+        return mine
+
+    def _too_late(self) -> dict[str, Any]:
+        # it must not look as if its part of the job were done
+        if self.data is None:
+            return {}
+        sentence = "answered after its worker was taken for dead; the answer was not used"
+        error = {"error_class": "same", "error_code": RUNNER_LOST, "error": sentence}
+        return {"state": AttemptState.FAILED, "success": False, **error}
+
+    def _keep(self, session: Session, kind: JobKind) -> None:
         kept = None if self.data is None else kind.keep(session, self.job_id, self.part, self.data)
         if self.finish is not None:
             jobs.succeed(session, self.job_id, {"result": kept, **self.finish})
-        return True
 
     def to_json(self) -> str:
         """The same as text."""

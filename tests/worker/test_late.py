@@ -14,8 +14,9 @@ from budget.ledger import Ledger, ledger
 from budget.rebuild import rebuild, rebuild_if_cold
 from budget.scopes import WARM
 from db.changes import latest
-from db.models import AttemptState, CostBasis, Job, utc_now
+from db.models import AttemptState, CostBasis, Job, JobState, utc_now
 from db.session import read, write
+from tasks.kinds import Embed, Parse
 from tests.worker.conftest import Simulator
 from tests.worker.lab import (
     attempts,
@@ -27,7 +28,7 @@ from tests.worker.lab import (
     submit,
 )
 from worker.errors import NotOurs
-from worker.sweeper import _end_overdue
+from worker.sweeper import _end_overdue, _free_orphans
 
 pytestmark = pytest.mark.xdist_group("litellm")
 
@@ -40,6 +41,7 @@ def _taken_for_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     call = worker.attempt.run_on_loop
 
     def answer_late(coroutine: Any) -> Any:
+        monkeypatch.setattr("worker.attempt.run_on_loop", call)  # the first time only
         try:
             return call(coroutine)
         finally:
@@ -59,12 +61,46 @@ def test_an_answer_after_its_runner_was_taken_for_dead_corrects_the_charge(simul
     with pytest.raises(NotOurs):
         run(job_id)
     (attempt,) = attempts()
-    assert (attempt.state, attempt.cost_basis) == (AttemptState.SUCCEEDED, CostBasis.USAGE)
+    # somebody may run the job by now: its answer is not used, and does not look as if it were
+    assert (attempt.state, attempt.cost_basis, attempt.success) == (AttemptState.FAILED, CostBasis.USAGE, False)
     assert attempt.cost_nano == simulator.bill() < attempt.reserved_nano
     assert spent_and_reserved() == (simulator.bill(), 0)
     with read() as session:
         assert session.get_one(Job, job_id).total_cost_nano == simulator.bill()
     assert differences(ledger()) == []
+    with write() as session:
+        session.get_one(Job, job_id).lease_until = utc_now() - timedelta(seconds=1)
+    assert run(job_id)
+    assert spent_and_reserved() == (simulator.bill(), 0)
+
+
+@pytest.mark.usefixtures("_taken_for_dead")
+@pytest.mark.parametrize(("kind", "fields"), [(Parse(), {}), (Embed(), {"texts": ["bread", "rolls"]})])
+def test_it_is_used_if_nobody_runs_the_job_by_then(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch, kind: Any, fields: dict[str, Any]
+) -> None:
+    import worker.attempt
+
+    call = worker.attempt.run_on_loop
+    job_id = submit(kind, **fields)
+
+    def freed_meanwhile(coroutine: Any) -> Any:
+        answer = call(coroutine)
+        with write() as session:
+            session.get_one(Job, job_id).lease_until = utc_now() - timedelta(seconds=1)
+        assert [job.id for job in _free_orphans()] == [job_id]
+        return answer
+
+    monkeypatch.setattr("worker.attempt.run_on_loop", freed_meanwhile)
+    with pytest.raises(NotOurs):
+        run(job_id, kind)
+    assert run(job_id, kind), "whoever gets the message gets the result"
+    assert simulator.requests() == 1
+    assert [attempt.state for attempt in attempts()] == [AttemptState.SUCCEEDED]
+    with read() as session:
+        job = session.get_one(Job, job_id)
+    assert (job.state, job.total_cost_nano) == (JobState.SUCCEEDED, simulator.bill())
+    assert spent_and_reserved() == (simulator.bill(), 0)
 
 
 @pytest.mark.usefixtures("_taken_for_dead")

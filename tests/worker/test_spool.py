@@ -139,7 +139,7 @@ def test_an_outcome_that_comes_after_its_attempt_was_given_up_corrects_the_cost(
         assert _end_overdue() == 1
     assert drain(app) == 1
     (attempt,) = attempts()
-    assert (attempt.state, attempt.cost_nano) == (AttemptState.SUCCEEDED, simulator.bill())
+    assert (attempt.state, attempt.cost_nano) == (AttemptState.FAILED, simulator.bill())
     assert spent_and_reserved() == (simulator.bill(), 0)
 
 
