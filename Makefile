@@ -42,7 +42,7 @@ bench-jobs: install  ## What a job costs a worker (JSON)
 	@$(BIN)/python benchmarks/jobs.py
 
 bench-ledger: install  ## What admission costs, beside bare counters (JSON)
-	@$(BIN)/python benchmarks/ledger.py
+	@$(BIN)/python -m benchmarks.ledger
 
 bench-simulator: install  ## How many requests a second the simulator serves (JSON)
 	@$(BIN)/python benchmarks/simulator.py

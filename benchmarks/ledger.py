@@ -25,6 +25,8 @@ from typing import Any
 from unittest.mock import patch
 from urllib.parse import urlsplit
 
+import redis
+
 from budget.connection import connect
 from budget.ledger import Ledger
 from budget.scopes import OPEN, WARM, reservation_key
@@ -44,7 +46,6 @@ KEPT = ("users", "open reservations", "settled attempts")
 SIZES = (10, 1000, 100_000)
 CALLS = 100  # of one script, between two looks at the server's statistics
 AMOUNT, COST = 20_000_000, 7_000_000
-
 # Copies a key that the ledger wrote, with its expiry; given KEYS[2], each copy is an open reservation.
 COPY = """
 for i = 1, tonumber(ARGV[2]) do
@@ -53,8 +54,7 @@ for i = 1, tonumber(ARGV[2]) do
     if KEYS[2] then redis.call('ZADD', KEYS[2], 4000000000 + i, copy) end
 end
 """
-# What must be in the answers to the two calls of a pair.
-ANSWERS = {"ledger": (b"\nreserved\r", b"\nsettled\r"), "four_incrby": (b":", b":")}
+ANSWERS = {"ledger": (b"\nreserved\r", b"\nsettled\r"), "four_incrby": (b":", b":")}  # what is in them
 Times = list[tuple[float, float]]  # seconds of the two calls of each pair
 
 
@@ -145,21 +145,21 @@ def user_of(users: int) -> str:
 
 def requests_of(ledger: Ledger, kind: str) -> Iterator[list[bytes]]:
     """The two requests of a pair as bytes, packed once; each pair has new ids in them."""
-    attempt, user, calls = uuid.uuid4().hex, "somebody", []
+    attempt, user, sent = uuid.uuid4().hex, "somebody", []
     if kind == "ledger":
-        evalsha: Any = ledger.client.evalsha
+        send: Any = redis.Connection.send_packed_command
 
-        def keep(*words: Any) -> Any:
-            reply = evalsha(*words)
-            calls.append([("EVALSHA", *words)])
-            return reply
+        def keep(connection: redis.Connection, command: list[bytes], *more: Any, **other: Any) -> Any:
+            sent.append(b"".join(command))
+            return send(connection, command, *more, **other)
 
-        with patch.object(ledger.client, "evalsha", keep):
+        with patch.object(redis.Connection, "send_packed_command", keep):
             ledger.settle(attempt, reserve(ledger, attempt, user), COST)
+        packed = [command for command in sent if b"EVALSHA" in command]
     else:
         calls = [[("INCRBY", key, by) for key in bare_keys(user, attempt)] for by in (AMOUNT, COST - AMOUNT)]
-    connection: Any = ledger.client.connection_pool.make_connection()
-    packed = [b"".join(connection.pack_commands(commands)) for commands in calls]
+        connection: Any = ledger.client.connection_pool.make_connection()
+        packed = [b"".join(connection.pack_commands(commands)) for commands in calls]
     while True:
         new = (uuid.uuid4().hex.encode(), user_of(USERS).encode())
         yield [request.replace(attempt.encode(), new[0]).replace(user.encode(), new[1]) for request in packed]

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
-from budget.breaker import breakers
+from budget.breaker import BreakerState, breakers
 from budget.errors import LedgerError
 from budget.ledger import ledger
 from cli import output
@@ -36,17 +36,20 @@ def show_models(*, as_json: bool) -> None:
     if as_json:
         print_json([m.model_dump(mode="json") | {"breaker": states.get(m.id)} for m in registry.models.values()])
         return
-    columns = ("model", "breaker", "input $/M", "output $/M", "context", "provider", "kind", "best for", "also called")
+    columns = ("model", "provider", "input $/M", "output $/M", "context", "kind", "best for", "also called")
     rows = [
         (
-            m.id, states.get(m.id, {}).get("state", "-"), m.price.input, m.price.output, f"{m.context:,}",
-            m.provider, m.kind, ", ".join(m.best_for), ", ".join(m.aliases),
+            m.id, m.provider, m.price.input, m.price.output, f"{m.context:,}",
+            m.kind, ", ".join(m.best_for), ", ".join(m.aliases),
         )
         for m in registry.models.values()
     ]  # fmt: skip
     shown = len(columns) if console.width >= output.WIDE else NARROW_COLUMNS
     rows_shown = [row[:shown] for row in rows]
     console.print(output.table("Models", columns[:shown], rows_shown, right=columns[2:5]))
+    for model, told in states.items():
+        if told["state"] != BreakerState.CLOSED:
+            console.print(f"The breaker of {model} is {told['state']} until {told['until']}.", highlight=False)
 
 
 def _breakers(models: list[str]) -> dict[str, dict[str, Any]]:
