@@ -36,16 +36,16 @@ format: install  ## Let ruff mend what it can
 	@$(BIN)/ruff format .
 
 bench-enqueue: install  ## What submitting costs an application (JSON)
-	@$(BIN)/python benchmarks/enqueue.py
+	@$(BIN)/python -m benchmarks.enqueue
 
 bench-jobs: install  ## What a job costs a worker (JSON)
-	@$(BIN)/python benchmarks/jobs.py
+	@$(BIN)/python -m benchmarks.jobs
 
 bench-ledger: install  ## What admission costs, beside bare counters (JSON)
 	@$(BIN)/python -m benchmarks.ledger
 
 bench-simulator: install  ## How many requests a second the simulator serves (JSON)
-	@$(BIN)/python benchmarks/simulator.py
+	@$(BIN)/python -m benchmarks.simulator
 
 bench-selection: install  ## What choosing a model costs (JSON)
 	@$(BIN)/python -m benchmarks.selection

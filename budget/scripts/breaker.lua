@@ -24,11 +24,12 @@ end
 -- `percent` of them were bad.
 local function count_call(verdict, window, min_calls, percent, cooldown)
     local bucket = math.floor(now / BUCKET_S)
-    redis.call('HINCRBY', KEYS[4], verdict .. bucket, 1)
+    local is_new = redis.call('HINCRBY', KEYS[4], verdict .. bucket, 1) == 1
     redis.call('EXPIRE', KEYS[4], 2 * tonumber(window) + BUCKET_S)
-    if verdict == 'ok' then
+    if verdict == 'ok' and not is_new then
         return
     end
+    -- with each new stretch, too, so that there are never more fields than the window has
     local sums = {ok = 0, bad = 0}
     local fields = redis.call('HGETALL', KEYS[4])
     for i = 1, #fields, 2 do
@@ -40,7 +41,7 @@ local function count_call(verdict, window, min_calls, percent, cooldown)
         end
     end
     local calls = sums.ok + sums.bad
-    if calls >= tonumber(min_calls) and 100 * sums.bad >= tonumber(percent) * calls then
+    if verdict == 'bad' and calls >= tonumber(min_calls) and 100 * sums.bad >= tonumber(percent) * calls then
         return open_breaker(cooldown)
     end
 end

@@ -166,6 +166,16 @@ def test_calls_of_long_ago_do_not_count(simulator: Simulator) -> None:
     assert breakers(client, [GPT])[0].failures == 1
 
 
+def test_a_model_that_never_fails_keeps_no_more_than_its_window(simulator: Simulator) -> None:
+    client = ledger().client
+    call(ledger(), "a", "ok")
+    (field,) = client.hkeys(breaker_key(GPT))
+    client.hset(breaker_key(GPT), mapping={f"ok{int(field[2:]) - age}": 1 for age in range(1, 100)})
+    client.hdel(breaker_key(GPT), field)
+    call(ledger(), "b", "ok")
+    assert client.hlen(breaker_key(GPT)) <= 60 / 5 + 1
+
+
 def test_a_repeated_end_of_a_call_counts_once(simulator: Simulator) -> None:
     held = ledger().reserve("a", 5, model=GPT, job_id="j", user_id=None, job_cap=None, lease_s=60)
     for _ in range(6):
