@@ -13,9 +13,9 @@ from budget.scopes import WARM
 
 SOCKET_TIMEOUT_S = 5
 
-# Drop the marker if it bears the id of another server, or of this one before it was restarted.
+# Drop the marker if it bears the id of another server, or of this one before it was restarted; or if it is none.
 _FORGET_ANOTHERS = """
-local server = redis.call('HGET', KEYS[1], 'server')
+local server = redis.pcall('HGET', KEYS[1], 'server')
 if server and server ~= ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
 

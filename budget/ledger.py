@@ -104,6 +104,7 @@ class Ledger:
         self._reserve = Script(client, "checks", "breaker", "reserve")
         self._extend = Script(client, "checks", "extend")
         self._take_limits = Script(client, "limits")
+        self._restore = Script(client, "restore")
         self._close = {
             name: Script(client, "checks", "breaker", "close", name)
             for name in ("settle", "release", "expire", "correct")
@@ -280,13 +281,8 @@ class Ledger:
 
     def restore_job(self, job_id: str, spent: int) -> None:
         """Let a job that is over spend again, and not forget what it has spent (nano-USD): its counter may be gone."""
-        periods = self.periods()
-        key = job_key(job_id)
         try:
-            with self.client.pipeline() as pipe:
-                pipe.hset(key, mapping={"spent": spent, "reserved": 0})
-                pipe.expireat(key, periods.month_end + KEEP_JOB_S)
-                pipe.execute()
+            self._restore(keys=[job_key(job_id)], args=[spent, self.periods().month_end + KEEP_JOB_S])
         except redis.RedisError as error:
             raise down(error) from None
 

@@ -19,15 +19,16 @@ end
 local function close(state, charge)
     local was_open = held[2] == 'open'
     local change = tonumber(charge) - (was_open and 0 or tonumber(held[3]))
-    local reserved_in, paying = '\n' .. held[4] .. '\n', {}
+    local reserved_in, paying, seen = '\n' .. held[4] .. '\n', {}, {}
     for i = 5, #KEYS do
-        if string.find(reserved_in, '\n' .. KEYS[i] .. '\n', 1, true) then
+        if not seen[KEYS[i]] and string.find(reserved_in, '\n' .. KEYS[i] .. '\n', 1, true) then
             local exists = counters[i][1] or counters[i][2]
             local spent, reserved = tonumber(counters[i][1] or '0'), tonumber(counters[i][2] or '0')
             if exists and (spent + change < 0 or was_open and reserved < tonumber(held[1])) then
                 return spoilt(KEYS[i])
             end
             paying[#paying + 1] = exists and KEYS[i]
+            seen[KEYS[i]] = true
         end
     end
     local _, newlines = string.gsub(held[4], '\n', '')

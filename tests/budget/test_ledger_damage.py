@@ -261,3 +261,11 @@ def test_the_day_that_pays_changes_at_midnight_of_redis(
     fake = fakeredis.FakeRedis(decode_responses=True)
     warm(fake)
     assert hold(Ledger(fake, BudgetSettings(**WIDE))).day == day
+
+
+def test_limits_are_not_given_to_the_counters_of_another_server(make_ledger: MakeLedger, client: redis.Redis) -> None:
+    ledger = make_ledger()
+    client.hset(WARM, "server", "another's")
+    before = dump(client)
+    ledger.take_limits({"daily": 7}, 1)
+    assert dump(client) == before
