@@ -154,7 +154,8 @@ class Bench(RuleBasedStateMachine):
         if found[0] == "reserved":
             keys = self.dump()
             for _, key, limit, _ in self.reference.scopes(self.now(), user, name, self.cap_of(name, cap)):
-                assert sum(int(keys[key][0].get(one, 0)) for one in ("spent", "reserved")) <= limit
+                held = sum(int(keys[key][0].get(one, 0)) for one in ("spent", "reserved"))
+                assert held <= limit, f"over the limit: {key} holds {held} of {limit}"
             if recorded:
                 self.reference.rows[attempt].basis = "calling"
 
@@ -265,7 +266,8 @@ class Bench(RuleBasedStateMachine):
             assert end is None or abs(end - now - left) <= 3, f"{key} goes in {left} s"
             if key == f"{TAG}:open":
                 assert content.keys() == right.keys(), f"open ones differ: {content.keys() ^ right.keys()}"
-                assert all(abs(float(content[one]) - float(right[one])) <= 3 for one in right)
+                late = [one for one in right if abs(float(content[one]) - float(right[one])) > 3]
+                assert not late, f"leases differ: {late}"
             elif ":reservation:" in key or key == f"{TAG}:warm":
                 assert content == right, f"{key} holds {content}, not {right}"
             else:
