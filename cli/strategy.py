@@ -16,9 +16,9 @@ def show(context: typer.Context, as_json: Json = False) -> None:
         if as_json:
             raise typer.BadParameter(f"give it after {context.invoked_subcommand}", param_hint="--json")
         return
-    from worker.strategy import current_strategy
+    from worker.strategy import strategy_in_force
 
-    _print(current_strategy(), as_json)
+    _print(strategy_in_force(), as_json)
 
 
 @app.command("set")

@@ -62,13 +62,14 @@ _STILL_MINE = update(_TABLE).where(_THIS_JOB, _MINE).values(lease_until=bindpara
 _HAND_BACK = (
     update(_TABLE)
     .where(_THIS_JOB, _MINE)
-    .values(state=JobState.WAITING, runner=None, lease_until=None, due_at=bindparam("due"))
+    .values(state=JobState.WAITING, runner=None, lease_until=None, due_at=bindparam("due"), lost_runs=0)
 )
 _DEFER = (
     update(_TABLE)
     .where(_THIS_JOB, _MINE)
     .values(
         state=JobState.DEFERRED,
+        lost_runs=0,
         runner=None,
         lease_until=None,
         due_at=bindparam("until"),
@@ -153,7 +154,8 @@ def renew_leases(session: Session, runners: dict[str, str]) -> None:
 def nobody_runs(session: Session, job_id: str) -> bool:
     """Whether the job is open and waits for a runner; locks the job's row."""
     job = session.get(Job, job_id, with_for_update=True)
-    return job is not None and job.state in WAITING_STATES
+    # what hangs on a deferred job is in its row: it goes on when it is released
+    return job is not None and job.state in (JobState.QUEUED, JobState.WAITING)
 
 
 def hand_back(session: Session, job_id: str, runner: str, *, due_in_s: float) -> None:
@@ -294,7 +296,8 @@ def start_again(session: Session, job_id: str) -> bool:
     job = session.get(Job, job_id, with_for_update=True)
     if job is None or job.state not in OVER:
         return False
-    job.state, job.error, job.error_code, job.finished_at, job.lost_runs = JobState.QUEUED, None, None, None, 0
+    job.state, job.lost_runs = JobState.QUEUED, 0
+    job.error = job.error_code = job.started_at = job.finished_at = job.needed_nano = None
     job.due_at = utc_now() + timedelta(seconds=CLAIM_WITHIN_S)
     job.forgiven = session.scalar(select(func.max(Attempt.number)).where(Attempt.job_id == job_id)) or 0
     return True

@@ -116,7 +116,7 @@ class Job(Base):
     started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
-    # how often it was claimed, and how often its runner gave no more sign of life
+    # how often it was claimed, and how often in a row its runner gave no more sign of life
     runs: Mapped[int] = mapped_column(Integer, default=0)
     lost_runs: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     # attempts up to this number are history: the job was started again by hand

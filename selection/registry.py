@@ -72,7 +72,7 @@ class Provider(Data):
     api_base_env: str | None = None
     api_base_required: bool = False
     api_version: str | None = None
-    input_margin: float = Field(ge=1)
+    input_margin: float = Field(ge=1, le=100, allow_inf_nan=False)
     input_overhead: int = Field(ge=0)
     texts_per_request: int = Field(2048, gt=0)
     text_tokens_per_request: int = Field(300_000, gt=0)
@@ -189,8 +189,8 @@ def parse_registry(text: str, source: str, base: dict[str, Any] | None = None) -
 def _toml(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text, parse_float=Decimal)
-    except tomllib.TOMLDecodeError as error:
-        raise RegistryError(f"{source}: not valid TOML: {error}") from None
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        raise RegistryError(f"{source}: not valid TOML: {str(error) or type(error).__name__}") from None
 
 
 def _over(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -67,4 +67,4 @@ class SelectionSettings(BaseSettings):
         """The models that a job of this API may ask for: `LLM_MODEL_ALLOWED_<API>`, else `LLM_MODEL_ALLOWED`; empty
         for all."""
         own = self._of_apis.get(variable_of(f"allowed_{api}")) if api else None
-        return _names(own) if own else self.llm_model_allowed
+        return (_names(own) if own else ()) or self.llm_model_allowed

@@ -80,6 +80,13 @@ def _printable(text: str) -> str:
     return text
 
 
+def _header(value: Any) -> str | None:
+    """What a proxy passes on, unseen: whether it names a model is asked only where headers are honoured."""
+    if value is None or value == "":
+        return None
+    return value if isinstance(value, str) and len(value) <= 100 and value.isprintable() else "(unreadable)"
+
+
 Text = Annotated[str, Field(max_length=MOST_TEXT_CHARS), AfterValidator(_proper_text)]
 Name = Annotated[str, Field(max_length=MOST_NAME_CHARS), AfterValidator(_proper_text)]
 Key = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_printable)]
@@ -98,7 +105,9 @@ class Payload(BaseModel):
     )
     api: Key | None = Field(None, description="Which API of the product submits the job, such as `keywords`.")
     model: ModelName | None = Field(None, description="The model to use, by id or alias.")
-    x_llm_model: ModelName | None = Field(None, description="The value of the HTTP header X-LLM-Model.")
+    x_llm_model: Annotated[str | None, BeforeValidator(_header)] = Field(
+        None, description="The value of the HTTP header X-LLM-Model."
+    )
     strategy: ModelName | None = Field(None, description="The strategy to use instead of the current one.")
     idempotency_key: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)] | None = Field(
         None, description="The submitter's own name of the job: submitting it once more brings the same job."

@@ -44,6 +44,7 @@ from worker.kind import Answer, AnswerInvalid, Request
 from worker.loop import run_on_loop
 from worker.plan import Done, Plan
 from worker.settings import WorkerSettings
+from worker.shutdown import stopping
 from worker.tokens import most_input_tokens
 
 # When the sweeper first asks SQL about a reservation. By then it is recorded, or it never will be called; a call
@@ -89,6 +90,10 @@ def run_attempt(plan: Plan, request: Request, read: Read, finish: Finish) -> Non
     )
     note_breaker(plan, reservation.breaker)
     _record(plan, reservation, reserved_at)
+    if stopping.is_set():
+        stopped = CallFailed("shutdown", "the worker was stopped before the call", billed=False)
+        _close_failed(plan, reservation, stopped, reserved_at)
+        raise stopped
     called_at = time.monotonic()
     try:
         answer = run_on_loop(call(model, request, deadline_s))

@@ -6,8 +6,6 @@ import math
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from budget.breaker import NOTHING_TOLD, BreakerState, Told, Verdict
@@ -27,8 +25,6 @@ from worker.plan import Done, Plan
 from worker.settings import WorkerSettings
 from worker.shutdown import overtime
 
-# what SQLAlchemy raises while a database is away, full or too busy
-OUTAGES = (OperationalError, InterfaceError, PoolTimeout)
 OUTAGE_PAUSE_S = 0.5
 
 # the longest that a job waits before it tries again; what a provider asks for beyond it closes the model to all, for
@@ -74,6 +70,7 @@ def close(
         plan.job_id,
         plan.kind.name,
         plan.part,
+        plan.model.id,
         reservation.scope_keys,
         values,
         done.data,
@@ -103,7 +100,7 @@ def _write_down(outcome: Outcome, kind: JobKind) -> bool:
 
     try:
         return group_writer().commit(write)
-    except OUTAGES as outage:
+    except spool.OUTAGES as outage:
         logger.error("attempt %s waits for the database on disk: %s", outcome.attempt_id, type(outage).__name__)
     with ExitStack() as kept:
         try:
@@ -111,7 +108,7 @@ def _write_down(outcome: Outcome, kind: JobKind) -> bool:
         except OSError as full:
             logger.error("attempt %s waits in memory only: the spool gave %s", outcome.attempt_id, full.strerror)
         while not overtime.wait(OUTAGE_PAUSE_S):
-            with suppress(*OUTAGES):
+            with suppress(*spool.OUTAGES):
                 return group_writer().commit(write)
         # the worker is stopped; the next one finds it
         return group_writer().commit(write)
@@ -144,7 +141,7 @@ def note_breaker(plan: Plan, changed: BreakerState | None) -> None:
     if changed is None:
         return
     logger.warning("breaker of %s: %s", plan.model.id, changed)
-    with suppress(*OUTAGES):
+    with suppress(*spool.OUTAGES):
         group_writer().commit(
             lambda session: changes.record(session, "breaker", plan.model.id, None, changed, plan.runner)
         )

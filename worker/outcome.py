@@ -21,6 +21,7 @@ class Outcome:
     job_id: str
     kind: str
     part: int
+    model: str
     scope_keys: tuple[str, ...]
     values: dict[str, Any]
     data: Any = None

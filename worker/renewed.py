@@ -22,16 +22,19 @@ class Renewed(Generic[T]):
         self._read = read
         self._value = first
         self._every_s = every_s
-        self._due = 0.0
+        self._read_at = float("-inf")
         self._lock = threading.Lock()
 
     def __call__(self) -> T:
-        if time.monotonic() >= self._due and self._lock.acquire(blocking=False):
+        age = time.monotonic() - self._read_at
+        # a little too old will do while somebody reads it anew; much too old will not
+        if age > self._every_s and self._lock.acquire(blocking=age > 2 * self._every_s):
             try:
-                self._value = self._read()
+                if time.monotonic() - self._read_at > self._every_s:
+                    self._value = self._read()
             except SQLAlchemyError as error:
                 logger.warning("%s could not be read: %s", self._what, type(error).__name__)
             finally:
-                self._due = time.monotonic() + self._every_s
+                self._read_at = time.monotonic()
                 self._lock.release()
         return self._value

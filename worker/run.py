@@ -121,6 +121,8 @@ def _as_failure(error: Exception) -> JobFailed:
 
 def _give_up(kind: JobKind, job_id: str, runner: str, failure: JobFailed) -> None:
     def give_up(session: Session) -> Sequence[Attempt]:
+        if not jobs.still_mine(session, job_id, runner):
+            return []  # another runner has it by now, and its call is under way
         abandoned = jobs.close_abandoned(session, job_id)
         session.flush()
         jobs.fail(session, job_id, runner, failure.code, str(failure))
@@ -193,6 +195,8 @@ class _Run:
         """All attempts so far. Those that a dead runner left open are charged at their reservations."""
 
         def close(session: Session) -> tuple[Sequence[Attempt], Sequence[Attempt]]:
+            if not jobs.still_mine(session, self.job.id, self.runner):
+                raise LostJob(self.job.id)
             abandoned = jobs.close_abandoned(session, self.job.id)
             return abandoned, jobs.attempts_of(session, self.job.id)
 
@@ -339,7 +343,8 @@ class _Run:
         asked_s = failure.retry_after_s or 0
         if failure.error_class is ErrorClass.SAME and asked_s <= LONGEST_WAIT_S:
             # who asks for more has closed the model's breaker: another model is next, or the job is parked
-            wait_s = asked_s or min(LONGEST_WAIT_S, wait_s * 2 ** len(self.history))
+            failures = sum(attempt.state != AttemptState.SUCCEEDED for attempt in self.history)
+            wait_s = asked_s or min(LONGEST_WAIT_S, wait_s * 2 ** min(failures, 8))
         raise RunAgain(wait_s, failure.sentence)
 
     def _reload_history(self) -> None:
@@ -351,6 +356,7 @@ def settle_from_sql(attempt: Attempt, kind: JobKind) -> None:
     """End the reservation of an attempt as SQL knows it. If the ledger is away, the sweeper comes back to it."""
     basis = attempt.cost_basis or CostBasis.RESERVATION
     try:
-        ledger().conclude(attempt.id, scope_keys_of(attempt, kind.name), basis, attempt.cost_nano)
+        scope_keys = scope_keys_of(attempt, kind.name)
+        ledger().conclude(attempt.id, scope_keys, basis, attempt.cost_nano, attempt.model_name)
     except LedgerError as error:
         logger.warning("attempt %s is settled later: %s", attempt.id, error)

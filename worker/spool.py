@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from budget.errors import LedgerError
 from budget.ledger import ledger
 from db.writer import group_writer
 from worker.kind import JobKind
 from worker.outcome import Outcome, from_json
+
+# what SQLAlchemy raises while a database is away, full or too busy
+OUTAGES = (OperationalError, InterfaceError, PoolTimeout)
 
 logger = logging.getLogger(__name__)
 
@@ -53,30 +57,39 @@ def keep(outcome: Outcome) -> Iterator[None]:
 
 def drain(app: Celery) -> int:
     """Write to SQL what dead workers of this machine left, oldest first; the number of outcomes. While SQL is still
-    away, the rest is left for the next time."""
+    away, the rest is left for the next time; a file that cannot be understood is put aside."""
     done = 0
     for path in sorted(_folder().glob("*.json")):
-        with path.open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue  # its worker lives
-            outcome = from_json(file.read())
-            try:
-                task: Any = app.tasks[f"tasks.{outcome.kind}"]
-                _write(outcome, task.kind)
-            except SQLAlchemyError as outage:
-                logger.warning("the spool is drained later: %s", type(outage).__name__)
-                break
-            path.unlink(missing_ok=True)
-            done += 1
+        try:
+            done += _drain_one(path, app)
+        except FileNotFoundError:
+            continue  # somebody else was faster
+        except OUTAGES as outage:
+            logger.warning("the spool is drained later: %s", type(outage).__name__)
+            break
+        except Exception as error:
+            logger.error("spool: %s cannot be written to the database: %s", path.name, type(error).__name__)
+            path.rename(path.with_suffix(".bad"))
     return done
+
+
+def _drain_one(path: Path, app: Celery) -> int:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return 0  # its worker lives
+        outcome = from_json(file.read())
+        task: Any = app.tasks[f"tasks.{outcome.kind}"]
+        _write(outcome, task.kind)
+        path.unlink(missing_ok=True)
+    return 1
 
 
 def _write(outcome: Outcome, kind: JobKind) -> None:
     group_writer().commit(lambda session: outcome.write(session, kind))
     try:
-        ledger().conclude(outcome.attempt_id, outcome.scope_keys, outcome.basis, outcome.cost)
+        ledger().conclude(outcome.attempt_id, outcome.scope_keys, outcome.basis, outcome.cost, outcome.model)
     except LedgerError as error:
         # the sweeper comes back to the reservation, and asks SQL
         logger.warning("attempt %s is settled later: %s", outcome.attempt_id, error)

@@ -23,8 +23,13 @@ def _set() -> Renewed[str | None]:
     return Renewed("the current strategy", _read, None, EVERY_S)
 
 
+def strategy_in_force() -> str:
+    """The current strategy by SQL, now."""
+    return _read() or read_settings(SelectionSettings).model_selection_strategy
+
+
 def current_strategy() -> str:
-    """The strategy of jobs that name none and fall into none, half a second old at most."""
+    """The strategy of jobs that name none and fall into none, at most a second old while SQL is there."""
     return _set()() or read_settings(SelectionSettings).model_selection_strategy
 
 

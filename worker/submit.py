@@ -95,7 +95,7 @@ def _insert(job: Job, again: bool) -> Job:
             session.add(job)
     except IntegrityError:
         with read() as session:
-            if (twin := _twin(session, job)) is not None and twin.id != job.id:
+            if (twin := _twin(session, job)) is not None:
                 return twin
             if again:
                 return _existing(session, job)

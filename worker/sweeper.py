@@ -3,11 +3,14 @@ never ended, counters that Redis forgot; and jobs that wait for a budget. Every 
 sweepers at once do no harm."""
 
 import logging
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from celery import Celery
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from budget.errors import LedgerDown
@@ -15,7 +18,9 @@ from budget.ledger import ledger
 from budget.limits import limits_in_force
 from budget.rebuild import rebuild_if_cold
 from db import jobs
+from db.jobs import LEASE_S
 from db.models import Attempt, AttemptState, CostBasis, Job, JobState, utc_now
+from db.once import once_per_environment
 from db.session import read, write
 from worker.attempt import RESERVATION_LEASE_S
 from worker.deferred import with_room
@@ -28,7 +33,40 @@ MOST_RELEASED = 500
 # a queue that is never empty may have lost a message too
 LOST_IN_A_FULL_QUEUE_S = 600
 
+# after an outage of SQL, runners that live get two beats of their heartbeat to say so
+AFTER_OUTAGE_S = 2 * LEASE_S / 3
+
 logger = logging.getLogger(__name__)
+
+
+# steps that take silence for death
+ABOUT_RUNNERS = ("reservations", "orphans")
+
+
+class _SqlWatch:
+    """Since when SQL has been there without a gap, as far as this process has looked."""
+
+    def __init__(self) -> None:
+        self._since = self._seen = float("-inf")
+
+    def is_steady(self) -> bool:
+        """Whether it has been for so long that every living runner has renewed its lease."""
+        now = time.monotonic()
+        if now - self._seen > LEASE_S:
+            self._since = now
+        try:
+            with read() as session:
+                session.execute(text("SELECT 1"))
+        except SQLAlchemyError:
+            self._seen = float("-inf")
+            return False
+        self._seen = now
+        return now - self._since >= AFTER_OUTAGE_S
+
+
+@once_per_environment
+def _sql_watch() -> _SqlWatch:
+    return _SqlWatch()
 
 
 def sweep(app: Celery) -> dict[str, int]:
@@ -44,7 +82,10 @@ def sweep(app: Celery) -> dict[str, int]:
         "overdue": lambda: _publish(app, _overdue_in_empty_queues(app)),
     }
     done: dict[str, int] = {}
+    runners_are_heard = _sql_watch().is_steady()
     for name, step in steps.items():
+        if name in ABOUT_RUNNERS and not runners_are_heard:
+            continue
         try:
             if count := int(step()):
                 done[name] = count
@@ -130,16 +171,14 @@ def _end_overdue() -> int:
     whose runner is alive gets more time."""
     ended = 0
     for attempt_id, scope_keys in ledger().overdue():
-        with read() as session:
-            alive = _is_under_way(session, attempt_id)
-        if alive:
-            ledger().extend(attempt_id, RESERVATION_LEASE_S)
-            continue
         with write() as session:
-            basis, cost = _outcome(session, attempt_id)
+            outcome = _outcome(session, attempt_id)
         try:
-            ledger().conclude(attempt_id, scope_keys, basis, cost)
-            ended += 1
+            if outcome is None:
+                ledger().extend(attempt_id, RESERVATION_LEASE_S)
+            else:
+                ledger().conclude(attempt_id, scope_keys, *outcome)
+                ended += 1
         except LedgerDown as error:
             # it may be this one only: a counter that is not what we wrote
             logger.warning("sweep: attempt %s cannot be settled: %s", attempt_id, error)
@@ -147,21 +186,20 @@ def _end_overdue() -> int:
     return ended
 
 
-def _is_under_way(session: Session, attempt_id: str) -> bool:
-    """Whether the runner of a call is alive."""
-    attempt = session.get(Attempt, attempt_id)
-    if attempt is None or attempt.state != AttemptState.CALLING:
-        return False
-    lease = session.get_one(Job, attempt.job_id).lease_until
-    return lease is not None and lease > utc_now()
-
-
-def _outcome(session: Session, attempt_id: str) -> tuple[CostBasis, int]:
-    """What an attempt has cost that nobody is making any more, in nano-USD, and how that is known."""
+def _outcome(session: Session, attempt_id: str) -> tuple[CostBasis, int, str] | None:
+    """How the cost of an attempt is known, what it is in nano-USD, and its model; None of a call whose runner lives."""
     attempt = session.get(Attempt, attempt_id)
     if attempt is None:
-        return CostBasis.NOT_BILLED, 0
+        return CostBasis.NOT_BILLED, 0, ""
     if attempt.state == AttemptState.CALLING:
+        if _is_under_way(session, attempt):
+            return None
         jobs.close_abandoned(session, attempt.job_id)
         jobs.recount_cost(session, attempt.job_id)
-    return attempt.cost_basis or CostBasis.RESERVATION, attempt.cost_nano
+    return attempt.cost_basis or CostBasis.RESERVATION, attempt.cost_nano, attempt.model_name
+
+
+def _is_under_way(session: Session, attempt: Attempt) -> bool:
+    """Whether the runner of a call is alive; locks the job's row."""
+    lease = session.get_one(Job, attempt.job_id, with_for_update=True).lease_until
+    return lease is not None and lease > utc_now()

@@ -46,6 +46,7 @@ def open_it(model: str = GPT) -> None:
 
 
 def test_a_dead_model_is_passed_over_at_no_cost_once_its_breaker_is_open(simulator: Simulator) -> None:
+    ledger()._breaker_args[3] = 60
     simulator.fault(fault="status", status=500, model=GPT)
     for _ in range(2):
         run_to_the_end(submit())

@@ -2,6 +2,7 @@
 ledger that was rebuilt in between."""
 
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -280,3 +281,63 @@ def test_a_reservation_that_cannot_be_ended_keeps_none_behind_it_waiting(simulat
     assert _end_overdue() == 1
     assert spent_and_reserved() == (0, 7)
     assert ledger().overdue() == [], "the spoilt one is tried again later"
+
+
+def test_a_runner_that_lost_its_job_leaves_the_new_ones_call_alone(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import worker.attempt
+    from worker.errors import JobFailed
+    from worker.run import _give_up
+
+    call = worker.attempt.run_on_loop
+    job_id = submit()
+
+    def the_old_one_gives_up(coroutine: Any) -> Any:
+        _give_up(Parse(), job_id, "the old runner", JobFailed("No room.", "budget"))
+        return call(coroutine)
+
+    monkeypatch.setattr("worker.attempt.run_on_loop", the_old_one_gives_up)
+    assert run(job_id)
+    assert [attempt.state for attempt in attempts()] == [AttemptState.SUCCEEDED]
+    assert spent_and_reserved() == (simulator.bill(), 0)
+
+
+def test_after_an_outage_living_runners_get_time_to_say_so(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from worker import sweeper
+    from worker.app import app
+
+    clock = [1000.0]
+    monkeypatch.setattr("worker.sweeper.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    job_id = submit()
+    die_during_the_call(job_id)
+    with write() as session:
+        session.get_one(Job, job_id).lease_until = utc_now() - timedelta(seconds=1)
+    end_all_leases()
+    for seconds, freed in ((0, False), (5, False), (sweeper.AFTER_OUTAGE_S, True)):
+        clock[0] += seconds
+        done = sweeper.sweep(app)
+        assert ("reservations" in done) is freed, (seconds, done)
+
+
+def test_no_call_starts_once_the_worker_is_stopped(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    from worker.errors import RunAgain
+    from worker.shutdown import stopping
+
+    def record_then_stop(*arguments: Any) -> None:
+        record(*arguments)
+        stopping.set()
+
+    import worker.attempt
+
+    record = worker.attempt._record
+    monkeypatch.setattr("worker.attempt._record", record_then_stop)
+    try:
+        with pytest.raises(RunAgain):
+            run(submit())
+    finally:
+        stopping.clear()
+    assert simulator.requests() == 0
+    assert spent_and_reserved() == (0, 0)

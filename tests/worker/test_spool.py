@@ -172,3 +172,20 @@ def test_a_job_that_was_taken_away_meanwhile_is_let_go(
     monkeypatch.setattr(module, "close", closed_by_another)
     with pytest.raises(NotOurs):
         run(job_id)
+
+
+def test_a_file_that_cannot_be_understood_is_put_aside_and_blocks_nobody(
+    simulator: Simulator, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit()
+    with monkeypatch.context() as patch:
+        outage(patch, spool, 9, killed=True)
+        with pytest.raises(Killed):
+            run(job_id)
+    for number, text in enumerate(("{", "[]", "{}", '{"kind": "song"}')):
+        (spool / f"{number}-bad.json").write_text(text)
+    (spool / "5-folder.json").mkdir()
+    assert drain(app) == 1
+    assert sorted(path.suffix for path in spool.iterdir()) == [".bad"] * 5
+    with read() as session:
+        assert session.get_one(Job, job_id).state == JobState.SUCCEEDED

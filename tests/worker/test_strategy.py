@@ -80,3 +80,13 @@ def test_while_sql_is_away_the_last_one_holds(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(worker.strategy._set(), "_read", lost_database)
     time.sleep(worker.strategy.EVERY_S + 0.05)
     assert current_strategy() == "experimental"
+
+
+def test_whoever_comes_first_after_a_pause_waits_for_the_new_one() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    assert current_strategy() == "balanced"
+    set_strategy("experimental", "ann@desk")
+    time.sleep(1.1)
+    with ThreadPoolExecutor(20) as pool:
+        assert {one.result() for one in [pool.submit(current_strategy) for _ in range(20)]} == {"experimental"}
