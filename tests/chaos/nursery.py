@@ -28,6 +28,7 @@ class Child:
         self.name = name
         self.pid = pid
         self._ended = ended
+        self.asked = False  # to end
 
     @property
     def status(self) -> int | None:
@@ -36,6 +37,7 @@ class Child:
 
     def signal(self, number: int) -> None:
         if self.status is None:
+            self.asked = True
             os.kill(self.pid, number)
 
     def wait(self, within_s: float) -> int | None:
@@ -148,11 +150,6 @@ def main() -> None:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     # not ours: our modules read the environment, and each child has its own
     import aiohttp  # noqa: F401
-    import celery.bin.celery
-    import celery.bin.worker
-    import celery.concurrency.thread
-    import celery.worker.consumer
-    import litellm
     import sqlalchemy.dialects.sqlite
     import sqlalchemy.orm  # noqa: F401
 

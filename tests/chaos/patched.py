@@ -10,8 +10,8 @@ import sys
 from typing import Any
 
 import tasks.maintenance  # noqa: F401
-import worker.gateway  # noqa: F401
-import worker.run  # noqa: F401
+import worker.gateway
+import worker.run
 import worker.sweeper  # noqa: F401
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.steps import kill_at

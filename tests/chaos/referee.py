@@ -92,11 +92,10 @@ def judge(stage: Stage, report: Report, ids: list[str], *, exactly_once: bool, l
         jobs = list(session.scalars(select(Job)))
         rows = list(session.scalars(select(Attempt).order_by(Attempt.created_at)))
     bill = stage.ask("GET", "/bill?entries=1")
-    found = {job.id: job for job in jobs}
-    final = [found[i] for i in ids if i in found and JobState(found[i].state).final]
     explained = explain(rows, bill["entries"])
+    final = [job for job in jobs if job.id in set(ids) and JobState(job.state).final]
     good = Counter((row.job_id, row.part) for row in rows if row.state == AttemptState.SUCCEEDED)
-    use = {scope.name: scope for scope in ledger().usage()}
+    month = ledger().usage()[1]
 
     report.jobs = len(ids)
     report.lost = len(ids) - len(final)
@@ -105,37 +104,40 @@ def judge(stage: Stage, report: Report, ids: list[str], *, exactly_once: bool, l
     report.paid_twice = sum(number - 1 for number in good.values()) + len(explained.extra)
     if exactly_once:
         report.paid_twice = max(report.paid_twice, len(bill["entries"]) - len(ids))
-    report.bill, report.ledger = int(bill["cost_nano"]), use["monthly"].spent + use["monthly"].reserved
+    report.bill, report.ledger = int(bill["cost_nano"]), month.spent + month.reserved
     report.bill_minus_ledger = report.bill - report.ledger
     report.success_rate = round((len(final) - report.failed) / len(ids), 4)
     report.errors = dict(Counter(job.error_code or "?" for job in final if job.state == JobState.FAILED))
-
-    say = report.violations.append
-    if report.lost:
-        say(f"{report.lost} jobs are lost")
-    if report.paid_twice:
-        say(f"{report.paid_twice} calls were paid twice")
-    if report.bill > report.ledger:
-        say(f"the bill is {report.bill - report.ledger} above the ledger")
-    for name, scope in use.items():
-        if scope.limit is not None and scope.spent + scope.reserved > scope.limit:
-            say(f"the {name} limit is overrun")
-        if scope.reserved:
-            say(f"{scope.reserved} stay reserved in the {name} budget")
-    if dearer := sum(job.total_cost_nano > _cap(job) for job in final):
-        say(f"{dearer} jobs cost more than their cap")
-    if report.success_rate < least_success:
-        say(f"only {report.success_rate:.2%} of the jobs succeeded")
-    if wrong := sum(job.total_cost_nano != sum(r.cost_nano for r in rows if r.job_id == job.id) for job in final):
-        say(f"{wrong} jobs have another cost than their attempts together")
-    if exactly_once and report.bill_minus_ledger:
-        say("nobody died, and still bill and ledger differ")
+    over, held = _scopes()
+    costs = Counter({row.job_id: 0 for row in rows})
+    for row in rows:
+        costs[row.job_id] += row.cost_nano
+    must_hold = {
+        f"{report.lost} jobs are lost": report.lost == 0,
+        f"{report.paid_twice} calls were paid twice": report.paid_twice == 0,
+        f"the bill is {report.bill_minus_ledger} above the ledger": report.bill_minus_ledger <= 0,
+        f"limits are overrun: {over}": not over,
+        f"money stays reserved: {held}": not held,
+        "jobs cost more than their cap": all(job.total_cost_nano <= _cap(job) for job in final),
+        f"only {report.success_rate:.2%} of the jobs succeeded": report.success_rate >= least_success,
+        "a job's cost is not that of its attempts": all(job.total_cost_nano == costs[job.id] for job in final),
+        "nobody died, and still bill and ledger differ": not exactly_once or report.bill == report.ledger,
+    }
     _correct(explained.unknown)
-    if gaps := differences(ledger()):
-        say(f"Redis and SQL differ on {sorted({gap.key.split(':')[1] for gap in gaps})}")
+    gaps = sorted({gap.key.split(":")[1] for gap in differences(ledger())})
     report.after_correction = report.bill - ledger().usage()[1].spent
-    if report.after_correction:
-        say(f"after correction the bill is {report.after_correction} above the ledger")
+    must_hold |= {
+        f"Redis and SQL differ on {gaps}": not gaps,
+        f"after correction, bill - ledger is {report.after_correction}": report.after_correction == 0,
+    }
+    report.violations += [sentence for sentence, holds in must_hold.items() if not holds]
+
+
+def _scopes() -> tuple[list[str], list[str]]:
+    """The budgets that are overrun, and those in which something is reserved though nothing runs."""
+    uses = ledger().usage()
+    over = [use.name for use in uses if use.limit is not None and use.spent + use.reserved > use.limit]
+    return over, [use.name for use in uses if use.reserved]
 
 
 def _cap(job: Job) -> int:

@@ -91,8 +91,9 @@ def drop_replies(play: Play) -> None:
                 time.sleep(play.dose.seconds)
         play.seen["replies dropped"] = proxy.swallowed
         assert proxy.swallowed
-        # the workers go on through it
-        assert wait_until(lambda: play.stage.count(JobState.SUCCEEDED) == len(play.ids), play.dose.within_s)
+        play.healed()
+        # the workers go on through the proxy
+        play.until_done()
     finally:
         play.stage.end_all()
         proxy.close()
@@ -104,8 +105,7 @@ def outlive_visibility(play: Play) -> None:
     play.stage.maintain()
     workers = [play.stage.worker() for _ in range(2)]
     play.until_running(play.dose.jobs)
-    # one more, so that whoever has room for it asks the broker
-    assert wait_until(lambda: play.stage.count(JobState.SUCCEEDED) == len(play.ids), play.dose.within_s)
+    play.until_done()
     play.seen["workers"] = len(workers)
 
 
@@ -119,7 +119,7 @@ def restart_redis_empty(play: Play) -> None:
         play.pause(0.2, 1.0)
         with play.stage.redis_killed():
             play.pause(0, 1.0)
-        assert wait_until(lambda: play.stage.count(JobState.SUCCEEDED) > 0.8 * len(play.ids), play.dose.within_s)
+        play.until_done(0.8)
 
 
 def stop_sql(play: Play) -> None:
@@ -127,7 +127,7 @@ def stop_sql(play: Play) -> None:
     play.stage.maintain()
     play.submit()
     play.stage.worker()
-    play.until_running(6)
+    play.until_calling(6)
     spooled = set()
     with play.stage.sql_stopped():
         ends = time.monotonic() + play.dose.seconds
@@ -143,7 +143,7 @@ def stop_sql_and_kill_redis(play: Play) -> None:
     play.stage.maintain()
     play.submit()
     play.stage.worker()
-    play.until_running(6)
+    play.until_calling(6)
     with play.stage.sql_stopped():
         with play.stage.redis_killed():
             time.sleep(play.dose.seconds / 2)
@@ -156,8 +156,7 @@ def storm(play: Play) -> None:
     play.stage.maintain()
     play.stage.worker(concurrency=16)
     play.submit()
-    half = len(play.ids) // 2
-    assert wait_until(lambda: play.stage.count(JobState.SUCCEEDED) >= half // 2, play.dose.within_s)
+    play.until_done(0.25)
     play.faults({"fault": "status", "status": 503})
     time.sleep(play.dose.seconds)
     play.faults(dead, *STORM)
@@ -202,13 +201,14 @@ def fill_disk(play: Play) -> None:
     play.stage.maintain()
     play.submit()
     worker = play.stage.worker()
-    play.until_running(6)
+    play.until_calling(6)
     with play.stage.sql_stopped():
         time.sleep(play.dose.seconds)
+    play.healed()
     log = play.stage.log_of(worker.name).read_text()
     play.seen["outcomes held in memory"] = log.count("waits in memory only")
     assert play.seen["outcomes held in memory"]
-    assert wait_until(lambda: play.stage.count(JobState.SUCCEEDED) == len(play.ids), play.dose.within_s)
+    play.until_done()
 
 
 def tell_wrong_usage(play: Play) -> None:
@@ -219,7 +219,7 @@ def tell_wrong_usage(play: Play) -> None:
     play.stage.worker()
 
 
-QUICK_SQL = {"constants": {"SQLITE_BUSY_TIMEOUT_S": 1}}
+QUICK_SQL = {"constants": {"SQLITE_BUSY_TIMEOUT_S": 0.2}}
 VISIBLE = {"conf": {"broker_transport_options": {
     "visibility_timeout": 1, "unacked_restore_interval": 1, "unacked_restore_throttle": 1
 }}}  # fmt: skip
@@ -250,7 +250,8 @@ SCENARIOS = {
         Scenario("09-sql-and-redis", stop_sql_and_kill_redis, Dose(16, seconds=4), Dose(200, seconds=40),
             "drops_outcomes_while_sql_is_away", exactly_once=True, orders=QUICK_SQL),
         Scenario("10-provider-storm", storm, Dose(40, seconds=3), Dose(500, seconds=30, within_s=600),
-            "never_falls_back", least_success=0.99, environment={"LLM_CALL_DEADLINE_S": "3"}),
+            "never_falls_back", least_success=0.99, environment={"LLM_CALL_DEADLINE_S": "3"},
+            hurry={"BREAKER_COOLDOWN_S": "3", "BREAKER_WINDOW_S": "10"}),
         Scenario("11-rolling-restart", restart_rolling, Dose(16, 2), Dose(300, 20), "stops_at_once",
             exactly_once=True),
         Scenario("12-two-beats", two_beats, Dose(12), Dose(200), "forgets_calls_of_the_dead"),

@@ -113,6 +113,10 @@ class Stage(Stack):
             if child.wait(20) is None:
                 child.kill()
 
+    def deserters(self) -> list[str]:
+        """Processes that ended though nobody asked them to."""
+        return [child.name for child in self.children if child.status is not None and not child.asked]
+
     def left(self) -> list[int]:
         """The processes that this scenario has left behind, by their environment."""
         mark = f"PAYMASTER_HOME={self.home}".encode()
@@ -131,7 +135,9 @@ class Stage(Stack):
     def celery(self, name: str, *argv: str, environment: dict[str, str] | None = None, **orders: Any) -> Child:
         env = {**self._before, **self.environment, **self.extra, **(environment or {})}
         env["CHAOS"] = json.dumps(self.orders | orders)
+        self.log_of(name).touch()
         child = self.nursery.start(name, ["-A", "tests.chaos.patched", *argv], env, self.log_of(name))
+        child.asked = "kill_at" in orders
         self.children.append(child)
         return child
 
@@ -140,7 +146,7 @@ class Stage(Stack):
         number = len(self.children)
         return self.celery(
             f"{name}-{number}", "worker", "-Q", JOB_QUEUES, "-n", f"{name}{number}@%h", "-c", str(concurrency),
-            "--loglevel", "INFO", **orders,
+            "--loglevel", "INFO", "--without-mingle", "--without-gossip", **orders,
         )  # fmt: skip
 
     def maintain(self, beats: int = 1) -> None:

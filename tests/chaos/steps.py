@@ -23,7 +23,7 @@ def kill_at(step: str, nth: int) -> None:
         if next(passed) == nth:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    record, call, close, end = attempt._record, attempt.call, attempt._close, attempt._end
+    call = attempt.call
 
     def before(work: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -44,18 +44,12 @@ def kill_at(step: str, nth: int) -> None:
         asyncio.get_running_loop().call_later(CALL_UNDER_WAY_S, die)
         return await call(*args)
 
-    match step:
-        case "reserved":
-            attempt._record = before(record)
-        case "recorded":
-            attempt._record = after(record)
-        case "calling":
-            attempt.call = under_way
-        case "answered":
-            attempt._close = before(close)
-        case "written":
-            attempt._end = before(end)
-        case "settled":
-            attempt._end = after(end)
-        case _:
-            raise ValueError(step)
+    patches = {
+        "reserved": ("_record", before(attempt._record)),
+        "recorded": ("_record", after(attempt._record)),
+        "calling": ("call", under_way),
+        "answered": ("_close", before(attempt._close)),
+        "written": ("_end", before(attempt._end)),
+        "settled": ("_end", after(attempt._end)),
+    }
+    setattr(attempt, *patches[step])
