@@ -9,12 +9,9 @@ from typing import Any
 from sqlalchemy import update
 
 from budget import rebuild
-from budget.errors import LedgerDown
 from budget.figures import Figures
-from budget.ledger import Ledger, Reservation
+from budget.ledger import Reservation
 from budget.money import Usage
-from budget.periods import periods_at
-from budget.scopes import day_key, month_key
 from db.models import CostBasis, Job, JobState
 from worker import attempt, gateway, run, shutdown, spool, sweeper
 from worker.attempt import LostJob
@@ -53,18 +50,9 @@ def never_looks_for_lost_messages() -> None:
     sweeper._overdue_in_empty_queues = lambda app: []
 
 
-def spends_while_the_ledger_is_away() -> None:
-    """No answer of the ledger counts as a yes."""
-    reserve = Ledger.reserve
-
-    def fail_open(self: Ledger, attempt_id: str, amount: int, **options: Any) -> Reservation:
-        try:
-            return reserve(self, attempt_id, amount, **options)
-        except LedgerDown:
-            now = periods_at(time.time(), self.settings.budget_timezone)
-            return Reservation(attempt_id, amount, (day_key(now.day), month_key(now.month)))
-
-    Ledger.reserve = fail_open
+def leaves_reservations_open() -> None:
+    """Nobody asks what became of a reservation whose attempt is not heard of again."""
+    sweeper._end_overdue = lambda: 0
 
 
 def takes_whatever_is_delivered() -> None:
@@ -137,7 +125,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         forgets_calls_of_the_dead,
         calls_before_it_records,
         never_looks_for_lost_messages,
-        spends_while_the_ledger_is_away,
+        leaves_reservations_open,
         takes_whatever_is_delivered,
         believes_an_empty_ledger,
         drops_outcomes_while_sql_is_away,

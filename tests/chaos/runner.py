@@ -58,6 +58,7 @@ class Play:
         self.ids: list[str] = []
         self.seen: dict[str, Any] = {}
         self.healed_at: float | None = None
+        self.missed: list[str] = []
 
     def submit(self, number: int | None = None) -> None:
         """So many more jobs, each of another length, so that no two calls cost the same by chance."""
@@ -72,6 +73,11 @@ class Play:
     def slow(self, p50: float = 0.7, p95: float = 1.5) -> None:
         """Calls take a while, so that something is under way when something breaks."""
         self.faults({"fault": "latency", "p50": p50, "p95": p95})
+
+    def expect(self, holds: bool, otherwise: str) -> None:
+        """What must have happened, or the play has shown nothing. (Of a control it need not.)"""
+        if not holds:
+            self.missed.append(otherwise)
 
     def healed(self) -> None:
         """From now on nothing is broken. So says the end of a play, unless it did."""
@@ -121,6 +127,8 @@ def run(stage: Stage, scenario: Scenario, seed: int, *, form: str, mutant: str |
     # of few jobs a single one is more than 1 %
     least = min(scenario.least_success, 1 - 2 / len(play.ids)) if scenario.least_success < 1 else 1
     judge(stage, report, play.ids, exactly_once=scenario.exactly_once, least_success=least)
+    if not mutant:
+        report.violations += play.missed
     if deserters:
         report.violations.append(f"ended by themselves: {deserters}")
     if left := stage.left():
