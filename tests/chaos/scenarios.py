@@ -94,10 +94,11 @@ def drop_replies(play: Play) -> None:
         # until their connections are open: over a new one nothing is asked before Redis has answered
         play.until_done(0.5)
         for _ in range(play.dose.times):
-            play.pause(0.2, 1.0)
+            play.submit(play.dose.jobs // 2 // play.dose.times)
+            play.pause(0, 0.3)
             with proxy.swallowing_replies():
-                play.submit(play.dose.jobs // 2 // play.dose.times)
-                time.sleep(play.dose.seconds)
+                play.submit(6)
+                play.pause(0.3, play.dose.seconds)
         play.seen["replies dropped"] = proxy.swallowed
         play.expect(proxy.swallowed > 0, "no reply was dropped")
         play.healed()
@@ -248,7 +249,7 @@ SCENARIOS = {
             exactly_once=True),
         Scenario("04-retry-not-published", fail_retries, Dose(8, 4), Dose(100, 50), "never_looks_for_lost_messages",
             exactly_once=True),
-        Scenario("05-replies-dropped", drop_replies, Dose(16, 1, 3), Dose(200, 5, 15, 240),
+        Scenario("05-replies-dropped", drop_replies, Dose(16, 4, 1), Dose(200, 20, 8, 240),
             "leaves_reservations_open"),
         Scenario("06-outlives-visibility", outlive_visibility, Dose(6, seconds=6), Dose(16, seconds=40),
             "takes_whatever_is_delivered", exactly_once=True, orders=VISIBLE),
