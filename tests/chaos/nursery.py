@@ -148,11 +148,15 @@ def _live(order: dict[str, Any]) -> None:
 
 def main() -> None:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-    # not ours: our modules read the environment, and each child has its own
+    # hardly anything of ours: that reads the environment, and each child has its own
     import aiohttp  # noqa: F401
     import sqlalchemy.dialects.sqlite
     import sqlalchemy.orm  # noqa: F401
 
+    # nothing of it depends on the environment
+    from worker.tokens import encodings
+
+    encodings()
     assert threading.active_count() == 1, "a thread would not survive the fork"
     gc.collect()
     gc.freeze()
