@@ -154,8 +154,10 @@ def main() -> None:
     import sqlalchemy.orm  # noqa: F401
 
     # nothing of it depends on the environment
+    from worker.gateway import warm_up
     from worker.tokens import encodings
 
+    warm_up()
     encodings()
     assert threading.active_count() == 1, "a thread would not survive the fork"
     gc.collect()

@@ -124,8 +124,10 @@ def run(stage: Stage, scenario: Scenario, seed: int, *, form: str, mutant: str |
         deserters = stage.deserters()
         stage.end_all()
     report.seen = play.seen
-    # of few jobs a single one is more than 1 %
-    least = min(scenario.least_success, 1 - 2 / len(play.ids)) if scenario.least_success < 1 else 1
+    # of few jobs a single one is more than 1 %, and breakers in a hurry probe a dead model often
+    least = (
+        min(scenario.least_success, 0.8) if form == "short" and scenario.least_success < 1 else scenario.least_success
+    )
     judge(stage, report, play.ids, exactly_once=scenario.exactly_once, least_success=least)
     if not mutant:
         report.violations += play.missed
