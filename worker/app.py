@@ -22,6 +22,19 @@ TALKATIVE = ("celery.app.trace", "celery.worker.consumer.consumer", "celery.work
 # down with it. Jobs live in SQL, so nothing hangs on that.
 Channel.do_restore = False
 
+_ack = Channel.basic_ack
+
+
+def _ack_if_open(self: Channel, delivery_tag: str, multiple: bool = False) -> None:
+    """After an outage of the broker, jobs that end acknowledge what came over the connection before it. kombu has no
+    answer to that but an AttributeError, which ends the worker. The broker has forgotten the message, or delivers it
+    again, which does no harm."""
+    if self.connection is not None:
+        _ack(self, delivery_tag, multiple)
+
+
+Channel.basic_ack = _ack_if_open
+
 
 @after_setup_logger.connect
 def _quiet(**_: Any) -> None:
