@@ -13,8 +13,8 @@ from budget.figures import Figures
 from budget.ledger import Reservation
 from budget.money import Usage
 from db.models import CostBasis, Job, JobState
-from worker import attempt, gateway, run, shutdown, spool, sweeper
-from worker.attempt import LostJob
+from worker import attempt, closing, gateway, run, shutdown, spool, sweeper
+from worker.closing import LostJob
 
 
 def forgets_calls_of_the_dead() -> None:
@@ -32,7 +32,7 @@ def forgets_calls_of_the_dead() -> None:
 
 def calls_before_it_records() -> None:
     """The attempt is written down only when its call has ended."""
-    record, close = attempt._record, attempt._close
+    record, close = attempt._record, attempt.close
     waiting: dict[str, Any] = {}
 
     def later(plan: Any, reservation: Reservation, reserved_at: float) -> None:
@@ -42,7 +42,7 @@ def calls_before_it_records() -> None:
         record(*waiting.pop(reservation.attempt_id))
         close(plan, reservation, *args, **kwargs)
 
-    attempt._record, attempt._close = later, close_recorded
+    attempt._record, attempt.close = later, close_recorded
 
 
 def never_looks_for_lost_messages() -> None:
@@ -77,11 +77,11 @@ def drops_outcomes_while_sql_is_away() -> None:
 
     def drop(outcome: Any, kind: Any) -> bool:
         try:
-            return bool(attempt.group_writer().commit(lambda session: outcome.write(session, kind)))
-        except attempt.OUTAGES:
+            return bool(closing.group_writer().commit(lambda session: outcome.write(session, kind)))
+        except spool.OUTAGES:
             return True
 
-    attempt._write_down = drop
+    closing._write_down = drop
 
 
 def never_falls_back() -> None:

@@ -7,9 +7,9 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from worker import attempt
+from worker import attempt, closing
 
-# between the steps of worker/attempt.py: reserve -> record -> call -> outcome -> settle
+# between the steps of worker/attempt.py and closing.py: reserve -> record -> call -> outcome -> settle
 STEPS = ("reserved", "recorded", "calling", "answered", "written", "settled")
 # until the request has left, and before the answer is there: the scenario's answers take longer
 CALL_UNDER_WAY_S = 0.5
@@ -45,11 +45,11 @@ def kill_at(step: str, nth: int) -> None:
         return await call(*args)
 
     patches = {
-        "reserved": ("_record", before(attempt._record)),
-        "recorded": ("_record", after(attempt._record)),
-        "calling": ("call", under_way),
-        "answered": ("_close", before(attempt._close)),
-        "written": ("_end", before(attempt._end)),
-        "settled": ("_end", after(attempt._end)),
+        "reserved": (attempt, "_record", before(attempt._record)),
+        "recorded": (attempt, "_record", after(attempt._record)),
+        "calling": (attempt, "call", under_way),
+        "answered": (attempt, "close", before(attempt.close)),
+        "written": (closing, "end", before(closing.end)),
+        "settled": (closing, "end", after(closing.end)),
     }
-    setattr(attempt, *patches[step])
+    setattr(*patches[step])
