@@ -33,7 +33,7 @@ def _ack_if_open(self: Channel, delivery_tag: str, multiple: bool = False) -> No
         _ack(self, delivery_tag, multiple)
 
 
-Channel.basic_ack = _ack_if_open
+Channel.basic_ack = _ack_if_open  # type: ignore[method-assign,assignment]  # that is the point
 
 
 @after_setup_logger.connect
