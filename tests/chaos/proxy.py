@@ -13,7 +13,10 @@ class Proxy:
     def __init__(self, to_port: int) -> None:
         self.to_port = to_port
         self.swallowed = 0
-        self._swallow = threading.Event()
+        self._lock = threading.Lock()
+        self._swallowing = False
+        # a connection that missed a reply can only be closed: TCP has no gaps
+        self._deaf: set[socket.socket] = set()
         self._sockets: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
@@ -22,21 +25,18 @@ class Proxy:
     @contextlib.contextmanager
     def swallowing_replies(self) -> Iterator[None]:
         """Requests pass, replies do not. Afterwards the connections that missed some are closed."""
-        self._swallow.set()
+        with self._lock:
+            self._swallowing = True
         try:
             yield
         finally:
-            self._break_all()
-            self._swallow.clear()
+            with self._lock:
+                self._swallowing = False
+                _shut(self._deaf)
 
     def close(self) -> None:
         self._listener.close()
-        self._break_all()
-
-    def _break_all(self) -> None:
-        for one in list(self._sockets):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+        _shut(self._sockets)
 
     def _accept(self) -> None:
         while True:
@@ -50,19 +50,30 @@ class Proxy:
                 client.close()
                 continue
             server.settimeout(None)
-            self._sockets |= {client, server}
+            with self._lock:
+                self._sockets |= {client, server}
             for source, target, replies in ((client, server, False), (server, client, True)):
                 threading.Thread(target=self._pass, args=(source, target, replies), daemon=True).start()
 
     def _pass(self, source: socket.socket, target: socket.socket, replies: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
-                if replies and self._swallow.is_set():
-                    self.swallowed += 1
-                else:
+                with self._lock:
+                    missed = replies and (self._swallowing or source in self._deaf)
+                    if missed:
+                        self.swallowed += 1
+                        self._deaf.add(source)
+                if not missed:
                     target.sendall(data)
-        for one in (source, target):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-        self._sockets.discard(source)
+        _shut({source, target})
+        with self._lock:
+            self._sockets.discard(source)
+            self._deaf.discard(source)
         source.close()
+
+
+def _shut(sockets: set[socket.socket]) -> None:
+    """Close them for both sides; whoever reads from one notices and does the rest."""
+    for one in list(sockets):
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
