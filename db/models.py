@@ -1,4 +1,5 @@
-"""The tables: jobs, their attempts (`model_performance_metrics`), the vectors of embed jobs, and what people changed.
+"""The tables: jobs, their attempts (`model_performance_metrics`), the vectors of embed jobs, what people changed, and
+what is watched: the daily rollup (`model_cost_tracking`), alerts, reports.
 
 Money is stored as an integer of nano-USD (`…_nano`, exact in every dialect); beside it stands a generated
 column in USD with nine decimals, for people and reports.
@@ -179,7 +180,10 @@ class Attempt(Base):
     cached_tokens: Mapped[int] = mapped_column(Integer, default=0)
     reasoning_tokens: Mapped[int] = mapped_column(Integer, default=0)
 
-    # Performance figures: written unless TRACK_MODEL_PERFORMANCE is off.
+    # Performance figures: written unless TRACK_MODEL_PERFORMANCE is off. How long the job waited for a worker before
+    # this attempt; our own work from then until the request left; the provider's time.
+    queue_time_ms: Mapped[int | None] = mapped_column(Integer)
+    overhead_ms: Mapped[int | None] = mapped_column(Integer)
     processing_time_ms: Mapped[int | None] = mapped_column(Integer)
     quality_score: Mapped[float | None] = mapped_column(Float)
 
@@ -190,6 +194,9 @@ class Attempt(Base):
         # two runners of one job cannot both record an attempt
         UniqueConstraint("job_id", "number", name="uq_attempts_job_number"),
         Index("ix_attempts_month_state", "budget_month", "state"),
+        Index("ix_attempts_day", "budget_day"),
+        Index("ix_attempts_created", "created_at"),
+        Index("ix_attempts_settled", "settled_at"),
     )
 
 
@@ -220,3 +227,85 @@ class Change(Base):
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=utc_now)
 
     __table_args__ = (Index("ix_changes_what_subject", "what", "subject", "id"),)
+
+
+class DailyCost(Base):
+    """The attempts of one day by user, model, kind of job, api and strategy, added up. The day is the one whose budget
+    paid. Of what an attempt did not name, the column holds an empty string."""
+
+    __tablename__ = "model_cost_tracking"
+
+    date: Mapped[str] = mapped_column(String(10), primary_key=True)
+    user_id: Mapped[str] = mapped_column(String(64), primary_key=True, default="")
+    model_name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    task_type: Mapped[str] = mapped_column(String(16), primary_key=True)
+    api: Mapped[str] = mapped_column(String(64), primary_key=True, default="")
+    strategy: Mapped[str] = mapped_column(String(32), primary_key=True)
+
+    total_cost_nano: Mapped[int] = mapped_column(BigInteger)
+    total_cost_usd: Mapped[Any] = _usd("total_cost_nano")
+    # jobs that got their first answer from this model on this day
+    generation_count: Mapped[int] = mapped_column(Integer)
+    avg_cost_per_generation: Mapped[Any | None] = mapped_column(
+        Numeric(20, 9), Computed("total_cost_nano / 1000000000.0 / NULLIF(generation_count, 0)", persisted=True)
+    )
+    attempts: Mapped[int] = mapped_column(Integer)
+    failures: Mapped[int] = mapped_column(Integer)
+    reserved_nano: Mapped[int] = mapped_column(BigInteger)
+    input_tokens: Mapped[int] = mapped_column(BigInteger)
+    output_tokens: Mapped[int] = mapped_column(BigInteger)
+
+
+class Alert(Base):
+    """Something that people should know: a budget, or what a model or strategy does, crossed a threshold. One row for a
+    subject, period and threshold, however often and by whomever it is seen."""
+
+    __tablename__ = "alerts"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    subject: Mapped[str] = mapped_column(String(160))
+    period: Mapped[str] = mapped_column(String(10))
+    threshold: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=utc_now)
+    cleared_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
+    __table_args__ = (
+        UniqueConstraint("kind", "subject", "period", "threshold", name="uq_alerts_once"),
+        Index("ix_alerts_created", "created_at"),
+    )
+
+
+class Delivery(Base):
+    """One alert on its way over one channel. `due_at` is when it is tried next; none once it is sent or given up."""
+
+    __tablename__ = "alert_deliveries"
+
+    alert_id: Mapped[int] = mapped_column(ForeignKey("alerts.id", ondelete="CASCADE"), primary_key=True)
+    channel: Mapped[str] = mapped_column(String(16), primary_key=True)
+    tries: Mapped[int] = mapped_column(Integer, default=0)
+    due_at: Mapped[datetime | None] = mapped_column(UTCDateTime, default=utc_now)
+    sent_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    error: Mapped[str | None] = mapped_column(String(200))
+
+    __table_args__ = (Index("ix_deliveries_due", "due_at"),)
+
+
+class Report(Base):
+    """The cost report of one day, as figures; pages are drawn from them."""
+
+    __tablename__ = "reports"
+
+    day: Mapped[str] = mapped_column(String(10), primary_key=True)
+    figures: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=utc_now)
+
+
+class Round(Base):
+    """When a round of maintenance that may be missed was last begun and ended well: the next one goes on from there."""
+
+    __tablename__ = "rounds"
+
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    begun_at: Mapped[datetime] = mapped_column(UTCDateTime)

@@ -13,7 +13,7 @@ from selection.settings import SelectionSettings
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]
-LAYERS = ("cli", "api", "simulator", "tasks", "worker", "selection", "budget", "db")
+LAYERS = ("cli", "api", "simulator", "tasks", "watch", "worker", "selection", "budget", "db")
 
 
 def imported_by(file: Path) -> set[str]:

@@ -1,0 +1,91 @@
+"""The daily rollup, alerts and their deliveries, reports, rounds; queue and overhead times of attempts"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+INDEXES = {"ix_attempts_day": "budget_day", "ix_attempts_created": "created_at", "ix_attempts_settled": "settled_at"}
+
+
+def upgrade() -> None:
+    for name in ("queue_time_ms", "overhead_ms"):
+        op.add_column("model_performance_metrics", sa.Column(name, sa.Integer(), nullable=True))
+    for name, column in INDEXES.items():
+        op.create_index(name, "model_performance_metrics", [column])
+    op.create_table(
+        "model_cost_tracking",
+        sa.Column("date", sa.String(length=10), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("model_name", sa.String(length=128), nullable=False),
+        sa.Column("task_type", sa.String(length=16), nullable=False),
+        sa.Column("api", sa.String(length=64), nullable=False),
+        sa.Column("strategy", sa.String(length=32), nullable=False),
+        sa.Column("total_cost_nano", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "total_cost_usd", sa.Numeric(precision=20, scale=9),
+            sa.Computed("total_cost_nano / 1000000000.0", persisted=True), nullable=True,
+        ),
+        sa.Column("generation_count", sa.Integer(), nullable=False),
+        sa.Column(
+            "avg_cost_per_generation", sa.Numeric(precision=20, scale=9),
+            sa.Computed("total_cost_nano / 1000000000.0 / NULLIF(generation_count, 0)", persisted=True), nullable=True,
+        ),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("reserved_nano", sa.BigInteger(), nullable=False),
+        sa.Column("input_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("output_tokens", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("date", "user_id", "model_name", "task_type", "api", "strategy"),
+    )
+    op.create_table(
+        "alerts",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("subject", sa.String(length=160), nullable=False),
+        sa.Column("period", sa.String(length=10), nullable=False),
+        sa.Column("threshold", sa.String(length=16), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("cleared_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("kind", "subject", "period", "threshold", name="uq_alerts_once"),
+    )
+    op.create_index("ix_alerts_created", "alerts", ["created_at"])
+    op.create_table(
+        "alert_deliveries",
+        sa.Column("alert_id", sa.Integer(), nullable=False),
+        sa.Column("channel", sa.String(length=16), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("due_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("sent_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("error", sa.String(length=200), nullable=True),
+        sa.ForeignKeyConstraint(["alert_id"], ["alerts.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("alert_id", "channel"),
+    )
+    op.create_index("ix_deliveries_due", "alert_deliveries", ["due_at"])
+    op.create_table(
+        "reports",
+        sa.Column("day", sa.String(length=10), nullable=False),
+        sa.Column("figures", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("day"),
+    )
+    op.create_table(
+        "rounds",
+        sa.Column("name", sa.String(length=16), nullable=False),
+        sa.Column("begun_at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+
+
+def downgrade() -> None:
+    for table in ("rounds", "reports", "alert_deliveries", "alerts", "model_cost_tracking"):
+        op.drop_table(table)
+    for name in INDEXES:
+        op.drop_index(name, table_name="model_performance_metrics")
+    for name in ("overhead_ms", "queue_time_ms"):
+        op.drop_column("model_performance_metrics", name)

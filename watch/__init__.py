@@ -1,0 +1,1 @@
+"""What is seen of it: the daily rollup, alerts, reports, metrics."""
