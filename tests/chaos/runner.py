@@ -93,6 +93,10 @@ class Play:
         """Wait for so many of the jobs so far; whether they are lost is for the referee to say."""
         wait_until(lambda: self.stage.count(*FINAL) >= share * len(self.ids), self.dose.within_s)
 
+    def until_settled(self) -> None:
+        """Wait until no reservation is open; whether money stays reserved is for the referee to say."""
+        wait_until(_nothing_reserved, min(60, self.dose.within_s))
+
     def pause(self, least: float, most: float) -> None:
         time.sleep(self.chance.uniform(least, most))
 
@@ -117,7 +121,7 @@ def run(stage: Stage, scenario: Scenario, seed: int, *, form: str, mutant: str |
             scenario.play(play)
         play.healed()
         play.until_done()
-        wait_until(_nothing_reserved, CONTROL_WITHIN_S if mutant else 60)
+        play.until_settled()
         report.seconds_to_recover = round(time.monotonic() - (play.healed_at or began), 1)
         wait_until(lambda: not list(stage.home.glob("spool/*.json")), 10)
     finally:

@@ -102,8 +102,9 @@ def drop_replies(play: Play) -> None:
         play.seen["replies dropped"] = proxy.swallowed
         play.expect(proxy.swallowed > 0, "no reply was dropped")
         play.healed()
-        # the workers go on through the proxy
+        # the workers and the sweeper go on through the proxy
         play.until_done()
+        play.until_settled()
     finally:
         play.stage.end_all()
         proxy.close()
