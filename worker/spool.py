@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from worker.outcome import Outcome, from_json
 
 # what SQLAlchemy raises while a database is away, full or too busy
 OUTAGES = (OperationalError, InterfaceError, PoolTimeout)
+
+# a file that was not finished by then: its worker was killed over it
+ABANDONED_AFTER_S = 60
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ def drain(app: Celery) -> int:
     """Write to SQL what dead workers of this machine left, oldest first; the number of outcomes. While SQL is still
     away, the rest is left for the next time; a file that cannot be understood is put aside."""
     done = 0
+    _take_up_abandoned()
     for path in sorted(_folder().glob("*.json")):
         try:
             done += _drain_one(path, app)
@@ -71,6 +75,14 @@ def drain(app: Celery) -> int:
             logger.error("spool: %s cannot be written to the database: %s", path.name, type(error).__name__)
             path.rename(path.with_suffix(".bad"))
     return done
+
+
+def _take_up_abandoned() -> None:
+    """What a worker was killed over may be whole all the same; if it is not, it is put aside like any other."""
+    for path in _folder().glob("*.part"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
+                path.rename(path.with_suffix(".json"))
 
 
 def _drain_one(path: Path, app: Celery) -> int:

@@ -1,6 +1,7 @@
 """SQL goes away while a call is under way: what was paid for is kept on disk, written once SQL is back, and counted
 once."""
 
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,22 @@ def test_a_file_that_cannot_be_understood_is_put_aside_and_blocks_nobody(
     assert sorted(path.suffix for path in spool.iterdir()) == [".bad"] * 5
     with read() as session:
         assert session.get_one(Job, job_id).state == JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_that_its_worker_was_killed_over_is_taken_up_after_a_while(
+    simulator: Simulator, spool: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    job_id = submit()
+    with monkeypatch.context() as patch:
+        outage(patch, spool, 9, killed=True)
+        with pytest.raises(Killed):
+            run(job_id)
+    (file,) = spool.glob("*.json")
+    unfinished = file.rename(file.with_suffix(".part"))
+    if not whole:
+        unfinished.write_text(unfinished.read_text()[:40])
+    assert drain(app) == 0, "its worker may be writing it"
+    os.utime(unfinished, (0, 0))
+    assert drain(app) == whole
+    assert [path.suffix for path in spool.iterdir()] == ([] if whole else [".bad"])
