@@ -3,6 +3,7 @@
 import gc
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
@@ -22,18 +23,21 @@ TALKATIVE = ("celery.app.trace", "celery.worker.consumer.consumer", "celery.work
 # down with it. Jobs live in SQL, so nothing hangs on that.
 Channel.do_restore = False
 
-_ack = Channel.basic_ack
+
+def _only_if_open(method: Callable[..., None]) -> Any:
+    """After an outage of the broker, jobs that end acknowledge or reject what came over the connection before it. kombu
+    has no answer to that but an AttributeError, which ends the worker. The broker has forgotten the message, or
+    delivers it again, which does no harm."""
+
+    def guarded(self: Channel, *arguments: Any, **options: Any) -> None:
+        if self.connection is not None:
+            method(self, *arguments, **options)
+
+    return guarded
 
 
-def _ack_if_open(self: Channel, delivery_tag: str, multiple: bool = False) -> None:
-    """After an outage of the broker, jobs that end acknowledge what came over the connection before it. kombu has no
-    answer to that but an AttributeError, which ends the worker. The broker has forgotten the message, or delivers it
-    again, which does no harm."""
-    if self.connection is not None:
-        _ack(self, delivery_tag, multiple)
-
-
-Channel.basic_ack = _ack_if_open  # type: ignore[method-assign,assignment]  # that is the point
+for _name in ("basic_ack", "basic_reject"):
+    setattr(Channel, _name, _only_if_open(getattr(Channel, _name)))
 
 
 @after_setup_logger.connect

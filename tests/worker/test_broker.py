@@ -1,22 +1,27 @@
 """What the broker's connection may do to a worker."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
+import pytest
 from kombu.transport.redis import Channel
 
 import worker.app  # noqa: F401  # it mends kombu
 
 
-def test_an_acknowledgement_that_comes_after_its_connection_was_closed_ends_nobody() -> None:
+@pytest.mark.parametrize("says", [Channel.basic_ack, Channel.basic_reject])
+def test_what_is_said_of_a_message_after_its_connection_was_closed_ends_nobody(says: Callable[..., None]) -> None:
     closed = Channel.__new__(Channel)
     closed.connection = None
-    closed.basic_ack("tag")
+    says(closed, "tag")
 
 
-def test_one_over_an_open_connection_is_sent() -> None:
-    told: list[str] = []
+def test_over_an_open_connection_it_is_sent() -> None:
+    told: list[Any] = []
     channel = Channel.__new__(Channel)
     channel.connection = SimpleNamespace()
-    channel._qos = SimpleNamespace(ack=told.append)
+    channel._qos = SimpleNamespace(ack=told.append, reject=lambda tag, requeue: told.append((tag, requeue)))
     channel.basic_ack("tag")
-    assert told == ["tag"]
+    channel.basic_reject("other", requeue=True)
+    assert told == ["tag", ("other", True)]
