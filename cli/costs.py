@@ -53,7 +53,11 @@ def _figures(sums: Sequence[Any] | Row[Any]) -> dict[str, Any]:
 
 def _cells(sums: Sequence[Any] | Row[Any]) -> tuple[str, ...]:
     cost, generations, attempts, failures = map(int, sums)
-    # to a millionth of a dollar: a short embedding costs little more
-    spent, each = nano_to_usd(cost), nano_to_usd(cost // generations) if generations else None
-    return (f"${spent:,.6f}", f"{generations:,}", "-" if each is None else f"${each:,.6f}", f"{attempts:,}",
-            f"{failures:,}")  # fmt: skip
+    each = _amount(cost // generations) if generations else "-"
+    return _amount(cost), f"{generations:,}", each, f"{attempts:,}", f"{failures:,}"
+
+
+def _amount(nano: int) -> str:
+    """An amount for a table: a short embedding costs little more than a millionth of a dollar."""
+    usd = nano_to_usd(nano)
+    return f"${usd:,.4f}" if usd >= 1 else f"${usd:.6f}"
