@@ -32,7 +32,7 @@ def show_costs(*, days: int, by: str, as_json: bool) -> None:
         rows = [{by: row.key or None, **_figures(row[1:])} for row in found]
         output.print_json({"from": first, "to": today.isoformat(), "by": by, "rows": rows, "total": _figures(total)})
         return
-    columns = (by, "spent", "generations", "each", "attempts", "failed")
+    columns = (by, "spent", "generated", "each", "calls", "failed")
     shown = [(row.key or "-", *_cells(row[1:])) for row in found]
     if len(shown) > 1:
         shown.append(("total", *_cells(total)))

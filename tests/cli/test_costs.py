@@ -82,7 +82,7 @@ def test_what_has_no_user_or_api_is_told_apart_and_the_dearest_comes_first(capsy
 def test_the_table_fits_a_terminal_of_80_columns(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     add(0, 123_456_789_012_345, **LONG)
     add(1, 23_456)
-    add(0, 0, state=AttemptState.FAILED, strategy="quality_optimized")
+    add(0, 0, state=AttemptState.FAILED, strategy="quality_optimized", task_type="embed")
     paper = StringIO()
     monkeypatch.setattr(output, "console", Console(width=80, file=paper))
     show_costs(days=7, by=by, as_json=False)
