@@ -14,7 +14,7 @@ import watch.rollup
 from db.attempts import close_late, record
 from db.jobs import close_abandoned
 from db.models import Attempt, AttemptState, CostBasis, DailyCost, Job, Round, utc_now
-from db.rollup import lock, roll_up_day
+from db.rollup import days_since, lock, roll_up_day
 from db.session import engine, read, write
 from tests.conftest import DATABASES, on_either_database
 from watch.rollup import roll_up
@@ -173,17 +173,31 @@ def is_blocked() -> bool:
         return bool(connection.execute(text(waiting)).scalar_one())
 
 
-def test_a_round_waits_for_the_one_before_it_and_then_sees_all_that_this_one_saw() -> None:
+def test_a_round_waits_for_the_one_before_it_and_then_sees_all_that_this_one_saw(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     if engine().dialect.name == "sqlite":
         pytest.skip("SQLite has one writer at a time anyway")
     add(1, DAYS[0])
+    knows_its_days, go_on = threading.Event(), threading.Event()
+
+    def pause(*given: Any) -> Any:
+        days = days_since(*given)
+        knows_its_days.set()
+        assert go_on.wait(60)
+        return days
+
+    monkeypatch.setattr(watch.rollup, "days_since", pause)
     with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(roll_up)
+        assert knows_its_days.wait(60)
         with write() as session:
             lock(session)
-            second = pool.submit(roll_up)
+            go_on.set()
             give_up = time.monotonic() + 60
             while not is_blocked():
                 assert time.monotonic() < give_up and not second.done()
+            assert totals() == {}, "it went on with the day"
             add(2, DAYS[0])
             roll_up_day(session, DAYS[0])
         assert second.result(timeout=60) == [DAYS[0]]
