@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test chaos lint types format bench-enqueue bench-jobs bench-ledger bench-selection bench-simulator lock clean
+.PHONY: help install demo up test chaos lint types format bench-enqueue bench-jobs bench-ledger bench-rollup bench-selection bench-simulator lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -46,6 +46,9 @@ bench-jobs: install  ## What a job costs a worker (JSON)
 
 bench-ledger: install  ## What admission costs, beside bare counters (JSON)
 	@$(BIN)/python -m benchmarks.ledger
+
+bench-rollup: install  ## What the daily rollup of a million attempts costs on PostgreSQL (JSON)
+	@$(BIN)/python -m benchmarks.rollup
 
 bench-simulator: install  ## How many requests a second the simulator serves (JSON)
 	@$(BIN)/python -m benchmarks.simulator

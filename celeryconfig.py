@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from celery.schedules import crontab as _crontab
 from kombu import Queue
 
 
@@ -56,6 +57,8 @@ task_publish_retry_policy = {"max_retries": 3, "interval_start": 0.1, "interval_
 timezone = os.environ.get("BUDGET_TIMEZONE", "UTC")
 beat_schedule = {
     "sweep": {"task": "maintenance.sweep", "schedule": 5.0, "options": {"expires": 10}},
+    # soon after midnight of `timezone`, too: whole hours of a zone are its own
+    "rollup": {"task": "maintenance.roll_up", "schedule": _crontab(minute="7"), "options": {"expires": 3000}},
 }
 beat_schedule_filename = str(Path(os.environ.get("PAYMASTER_HOME", ".paymaster")) / "beat-schedule")
 # so that a changed schedule or a short interval is never slept over

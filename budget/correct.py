@@ -6,7 +6,7 @@ from budget.money import format_usd
 from budget.rebuild import rebuild
 from db.changes import record
 from db.jobs import recount_cost
-from db.models import Attempt, AttemptState, CostBasis, Job
+from db.models import Attempt, AttemptState, CostBasis, Job, utc_now
 from db.session import read, write
 
 
@@ -25,6 +25,8 @@ def correct(attempt_id: str, cost: int, who: str) -> None:
             raise StillCalling(f"attempt {attempt_id} is under way; it can be corrected when it has ended")
         record(session, "cost", attempt_id, format_usd(attempt.cost_nano), format_usd(cost), who)
         attempt.cost_nano, attempt.cost_basis = cost, CostBasis.BY_HAND
+        # so that its day is rolled up again
+        attempt.settled_at = utc_now()
         recount_cost(session, attempt.job_id)
     with read() as session:
         # as it stands by now: somebody else may have corrected it, too

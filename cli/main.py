@@ -147,6 +147,18 @@ def strategies(
 
 
 @app.command()
+def costs(
+    days: Annotated[int, typer.Option(min=1, max=3650, help="Of so many days, today included.")] = 30,
+    by: Annotated[str, typer.Option(help="day, user, model, api, strategy or kind.")] = "day",
+    as_json: Json = False,
+) -> None:
+    """Show what the last days cost, and what one generation did."""
+    from cli.costs import show_costs
+
+    show_costs(days=days, by=by, as_json=as_json)
+
+
+@app.command()
 def replay(
     paths: Annotated[list[str], typer.Argument(help="Postings: text, JSON and JSONL files, folders, or - for stdin.")],
     strategy: Annotated[list[str] | None, typer.Option(help="Only this strategy; may be given again.")] = None,

@@ -83,6 +83,8 @@ def attempt_row(attempt: Attempt) -> dict[str, Any]:
         "reserved_usd": nano_to_usd(attempt.reserved_nano),
         "cost_usd": nano_to_usd(attempt.cost_nano),
         "cost_basis": attempt.cost_basis,
+        "queue_time_ms": attempt.queue_time_ms,
+        "overhead_ms": attempt.overhead_ms,
         "milliseconds": attempt.processing_time_ms,
         "error": attempt.error,
     }

@@ -9,7 +9,7 @@ from cli.find import one_job
 from cli.inputs import one_of
 from cli.output import console, print_json
 from db import jobs
-from db.models import Job, JobState, utc_now
+from db.models import Attempt, Job, JobState, utc_now
 from db.session import read
 from db.statistics import by_strategy
 from selection.strategies import MODEL_KIND
@@ -34,7 +34,7 @@ def show_job(job_id: str, *, as_json: bool) -> None:
         rows = [
             (
                 a.number, a.model_name, a.error or a.reason, a.tokens_used, format_usd(a.reserved_nano),
-                format_usd(a.cost_nano), f"{(a.processing_time_ms or 0) / 1000:.2f} s", a.state,
+                format_usd(a.cost_nano), _times(a), a.state,
             )
             for a in attempts
         ]  # fmt: skip
@@ -43,6 +43,12 @@ def show_job(job_id: str, *, as_json: bool) -> None:
             console.print(job.error, highlight=False)
         if job.result is not None:
             console.print_json(json.dumps(job.result))
+
+
+def _times(attempt: Attempt) -> str:
+    """How long the job waited for a worker, what we took then, and what the provider took."""
+    times = {"waited": attempt.queue_time_ms, "own": attempt.overhead_ms, "call": attempt.processing_time_ms}
+    return "\n".join(f"{name} {ms / 1000:.2f} s" for name, ms in times.items() if ms is not None) or "-"
 
 
 def retry_job(job_id: str, *, as_json: bool) -> None:

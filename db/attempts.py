@@ -16,7 +16,8 @@ RUNNER_LOST = "runner_lost"
 # what is known of a call when it has ended
 OUTCOME = (
     "state", "success", "cost_nano", "cost_basis", "error_class", "error_code", "error", "tokens_used", "input_tokens",
-    "output_tokens", "cached_tokens", "reasoning_tokens", "processing_time_ms", "quality_score", "settled_at",
+    "output_tokens", "cached_tokens", "reasoning_tokens", "overhead_ms", "processing_time_ms", "quality_score",
+    "settled_at",
 )  # fmt: skip
 
 _RECORD = insert(_TABLE)

@@ -1,5 +1,6 @@
 """Queries on jobs: accept, claim, hand back, finish, find. Each takes the session of its caller."""
 
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -55,14 +56,34 @@ _CLAIM = (
         runs=_JOB.runs + 1,
         # whoever had it did not hand it back
         lost_runs=_JOB.lost_runs + case((_JOB.runner.is_(None), 0), else_=1),
+        waiting_since=case(
+            (_JOB.runner.is_(None), func.coalesce(_JOB.waiting_since, _JOB.created_at)), else_=_JOB.lease_until
+        ),
     )
-    .returning(_JOB.id, _JOB.payload, _JOB.user_id, _JOB.api, _JOB.started_at, _JOB.runs, _JOB.lost_runs, _JOB.forgiven)
+    .returning(
+        _JOB.id,
+        _JOB.payload,
+        _JOB.user_id,
+        _JOB.api,
+        _JOB.started_at,
+        _JOB.waiting_since,
+        _JOB.runs,
+        _JOB.lost_runs,
+        _JOB.forgiven,
+    )
 )
 _STILL_MINE = update(_TABLE).where(_THIS_JOB, _MINE).values(lease_until=bindparam("lease"))
 _HAND_BACK = (
     update(_TABLE)
     .where(_THIS_JOB, _MINE)
-    .values(state=JobState.WAITING, runner=None, lease_until=None, due_at=bindparam("due"), lost_runs=0)
+    .values(
+        state=JobState.WAITING,
+        runner=None,
+        lease_until=None,
+        due_at=bindparam("due"),
+        waiting_since=bindparam("now"),
+        lost_runs=0,
+    )
 )
 _DEFER = (
     update(_TABLE)
@@ -117,8 +138,10 @@ def _count(session: Session, statement: Any, values: dict[str, Any]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job that is ours to run. `runs` counts the claims so far, this one included, `lost_runs` those whose runner
-    gave no more sign of life; attempts up to number `forgiven` count no more."""
+    """A job that is ours to run since `claimed_at` (of `time.monotonic()`), after it had waited `waited_ms` for that:
+    since it was accepted, handed back or released, or since its last worker's lease ended. `runs` counts the claims so
+    far, this one included, `lost_runs` those whose runner gave no more sign of life; attempts up to number `forgiven`
+    count no more."""
 
     id: str
     payload: dict[str, Any]
@@ -128,14 +151,21 @@ class Claim:
     runs: int
     lost_runs: int
     forgiven: int
+    waited_ms: int
+    claimed_at: float
 
 
 def claim(session: Session, job_id: str, runner: str) -> Claim | None:
     """Make `runner` the one that runs the job; None if the job is final or another runner's lease is alive."""
-    now = utc_now()
+    now, claimed_at = utc_now(), time.monotonic()
     values = {"job_id": job_id, "new_runner": runner, "now": now, "lease": now + timedelta(seconds=LEASE_S)}
     claimed = session.execute(_CLAIM, values).one_or_none()
-    return Claim(*claimed) if claimed else None
+    if claimed is None:
+        return None
+    row = claimed._asdict()
+    # clocks of two machines may differ
+    waited = max(timedelta(0), now - row.pop("waiting_since"))
+    return Claim(**row, waited_ms=round(waited / timedelta(milliseconds=1)), claimed_at=claimed_at)
 
 
 def still_mine(session: Session, job_id: str, runner: str) -> bool:
@@ -160,8 +190,9 @@ def nobody_runs(session: Session, job_id: str) -> bool:
 
 def hand_back(session: Session, job_id: str, runner: str, *, due_in_s: float) -> None:
     """Let another run take the job, which should happen within `due_in_s`."""
-    due = utc_now() + timedelta(seconds=due_in_s + CLAIM_WITHIN_S)
-    session.execute(_HAND_BACK, {"job_id": job_id, "my_name": runner, "due": due})
+    now = utc_now()
+    due = now + timedelta(seconds=due_in_s + CLAIM_WITHIN_S)
+    session.execute(_HAND_BACK, {"job_id": job_id, "my_name": runner, "due": due, "now": now})
 
 
 def defer(session: Session, job_id: str, runner: str, values: dict[str, Any]) -> None:
@@ -298,7 +329,8 @@ def start_again(session: Session, job_id: str) -> bool:
         return False
     job.state, job.lost_runs = JobState.QUEUED, 0
     job.error = job.error_code = job.started_at = job.finished_at = job.needed_nano = None
-    job.due_at = utc_now() + timedelta(seconds=CLAIM_WITHIN_S)
+    job.waiting_since = utc_now()
+    job.due_at = job.waiting_since + timedelta(seconds=CLAIM_WITHIN_S)
     job.forgiven = session.scalar(select(func.max(Attempt.number)).where(Attempt.job_id == job_id)) or 0
     return True
 

@@ -74,7 +74,8 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC) if value else None
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+        # SQLite keeps no zone; PostgreSQL answers in that of its server
+        return value and (value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC))
 
 
 def utc_now() -> datetime:
@@ -124,6 +125,10 @@ class Job(Base):
     forgiven: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     # the submitter's own name of the job: the same one brings the same job
     idempotency_key: Mapped[str | None] = mapped_column(String(128))
+
+    # since when it waits for a worker, if that is not when it was created: it was handed back, released, or its worker
+    # gave no more sign of life
+    waiting_since: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
     # Of a deferred job: what its next call may cost, and the message that goes on with its chain, if it has one.
     needed_nano: Mapped[int | None] = mapped_column(BigInteger)
@@ -181,13 +186,15 @@ class Attempt(Base):
     reasoning_tokens: Mapped[int] = mapped_column(Integer, default=0)
 
     # Performance figures: written unless TRACK_MODEL_PERFORMANCE is off. How long the job waited for a worker before
-    # this attempt; our own work from then until the request left; the provider's time.
+    # the run that made this attempt, 0 for the later parts of a run; our own work from when the run claimed the job, or
+    # the part before was settled, until the request left; the provider's time. docs/performance.md
     queue_time_ms: Mapped[int | None] = mapped_column(Integer)
     overhead_ms: Mapped[int | None] = mapped_column(Integer)
     processing_time_ms: Mapped[int | None] = mapped_column(Integer)
     quality_score: Mapped[float | None] = mapped_column(Float)
 
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=utc_now)
+    # when its cost was written last: by its outcome, a late answer, or a correction
     settled_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
     __table_args__ = (

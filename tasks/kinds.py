@@ -131,7 +131,7 @@ class Generate(JobKind):
 
     def read(self, payload: GeneratePayload, answer: Answer) -> tuple[dict[str, Any], float | None]:
         content = read_answer(CVContent, answer.content)
-        return content, cv_quality(content, payload.job_data)
+        return content, cv_quality(content, payload.job_data, payload.artifacts)
 
     def result(self, data: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
         return {"content": data, "processing_metadata": metadata}

@@ -11,3 +11,11 @@ def sweep() -> Any:
     from worker.sweeper import sweep as sweep_once
 
     return sweep_once(app)
+
+
+@app.task(name="maintenance.roll_up", ignore_result=True)
+def roll_up() -> Any:
+    """Add up the attempts of every day that changed since the last time, into `model_cost_tracking`."""
+    from watch.rollup import roll_up as roll_up_once
+
+    return roll_up_once()

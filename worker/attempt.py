@@ -92,7 +92,7 @@ def run_attempt(plan: Plan, request: Request, read: Read, finish: Finish) -> Non
     _record(plan, reservation, reserved_at)
     if stopping.is_set():
         stopped = CallFailed("shutdown", "the worker was stopped before the call", billed=False)
-        _close_failed(plan, reservation, stopped, reserved_at)
+        _close_failed(plan, reservation, stopped)
         raise stopped
     called_at = time.monotonic()
     try:
@@ -106,7 +106,8 @@ def run_attempt(plan: Plan, request: Request, read: Read, finish: Finish) -> Non
         stopped = CallFailed("shutdown", sentence, billed=True)
         _close_failed(plan, reservation, stopped, called_at)
         raise stopped from None
-    done = Done(data, answer.usage, *_billed(model, answer.usage, reservation), quality, _ms_since(called_at))
+    billed = _billed(model, answer.usage, reservation)
+    done = Done(data, answer.usage, *billed, quality, *_times(plan, called_at))
     close(plan, reservation, AttemptState.SUCCEEDED, done, finish=finish(done))
 
 
@@ -145,6 +146,7 @@ def _record(plan: Plan, reservation: Reservation, reserved_at: float) -> None:
         "budget_day": reservation.day,
         "budget_month": reservation.month,
         "reserved_nano": reservation.amount,
+        "queue_time_ms": plan.waited_ms if read_settings(WorkerSettings).track_model_performance else None,
     }
 
     def record(session: Session) -> bool:
@@ -164,17 +166,20 @@ def _record(plan: Plan, reservation: Reservation, reserved_at: float) -> None:
     if time.monotonic() - reserved_at > RECORD_DEADLINE_S:
         # a ledger that was rebuilt meanwhile may not hold this attempt: see budget/rebuild.py
         failure = CallFailed("late_record", "recorded too late to be called", billed=False)
-        _close_failed(plan, reservation, failure, reserved_at)
+        _close_failed(plan, reservation, failure)
         raise NotRecorded("the database took too long to record the attempt")
 
 
-def _close_failed(plan: Plan, reservation: Reservation, failure: CallFailed, called_at: float) -> None:
+def _close_failed(plan: Plan, reservation: Reservation, failure: CallFailed, called_at: float | None = None) -> None:
     cost, basis = _billed(plan.model, failure.usage, reservation) if failure.billed else (0, CostBasis.NOT_BILLED)
     state = AttemptState.UNKNOWN if basis is CostBasis.RESERVATION else AttemptState.FAILED
-    done = Done(None, failure.usage, cost, basis, None, _ms_since(called_at))
+    done = Done(None, failure.usage, cost, basis, None, *_times(plan, called_at))
     logger.info("job %s attempt %d: %s", plan.job_id, plan.number, failure.sentence)
     close(plan, reservation, state, done, failure=failure)
 
 
-def _ms_since(moment: float) -> int:
-    return round(1000 * (time.monotonic() - moment))
+def _times(plan: Plan, called_at: float | None) -> tuple[int | None, int | None]:
+    """Milliseconds of our own work before the call, and of the call, which ends now; None if there was no call."""
+    if called_at is None:
+        return None, None
+    return round(1000 * (called_at - plan.ready_at)), round(1000 * (time.monotonic() - called_at))

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from budget.breaker import NOTHING_TOLD, BreakerState, Told, Verdict
 from budget.errors import LedgerError
 from budget.ledger import Reservation, ledger
-from budget.money import Usage
+from budget.money import Usage, nano_to_usd
 from db import changes
 from db.environment import read_settings
 from db.models import Attempt, AttemptState, CostBasis
@@ -61,7 +61,11 @@ def close(
         "reasoning_tokens": usage.reasoning,
     }
     if read_settings(WorkerSettings).track_model_performance:
-        values |= {"processing_time_ms": done.milliseconds, "quality_score": done.quality}
+        values |= {
+            "overhead_ms": done.overhead_ms,
+            "processing_time_ms": done.milliseconds,
+            "quality_score": done.quality,
+        }
     if failure is not None:
         values |= {"error_class": failure.error_class, "error_code": failure.code, "error": failure.sentence}
 
@@ -77,6 +81,7 @@ def close(
         finish,
     )
     mine = _write_down(outcome, plan.kind)
+    _log(plan, state, done, failure)
     if done.cost > reservation.amount:
         logger.warning(
             "overrun: attempt %s cost %d nano-USD, more than the %d that were reserved as its worst case",
@@ -89,6 +94,26 @@ def close(
         end(plan, reservation, row.cost_basis or done.basis, row.cost_nano)
         raise LostJob(plan.job_id)
     end(plan, reservation, done.basis, done.cost, _told(failure))
+
+
+def _log(plan: Plan, state: AttemptState, done: Done, failure: CallFailed | None) -> None:
+    """The attempt's one line of performance: figures and names of ours, nothing of the job's text."""
+    settings = read_settings(WorkerSettings)
+    if not settings.track_model_performance:
+        return
+    level = logging.getLevelNamesMapping()[settings.model_performance_log_level]
+    logger.log(
+        level,
+        "performance: job %s attempt %d part %d %s %s: %s%s, waited %d ms, overhead %s ms, provider %s ms, "
+        "%d tokens, %s USD",
+        plan.job_id, plan.number, plan.part, plan.kind.name, plan.model.id, state,
+        f" ({failure.code})" if failure else "", plan.waited_ms, _shown(done.overhead_ms), _shown(done.milliseconds),
+        done.usage.total if done.usage else 0, f"{nano_to_usd(done.cost):f}",
+    )  # fmt: skip
+
+
+def _shown(milliseconds: int | None) -> str:
+    return "-" if milliseconds is None else str(milliseconds)
 
 
 def _write_down(outcome: Outcome, kind: JobKind) -> bool:

@@ -154,6 +154,7 @@ class _Run:
         self.job = job
         self.runner = runner
         self.progress = progress
+        self.waited_ms, self.ready_at = job.waited_ms, job.claimed_at
         self.history = self._close_abandoned() if job.runs > 1 else []
         self.payload = kind.payload(job.payload)
         self.requests: dict[str, list[Request]] = {}
@@ -283,6 +284,8 @@ class _Run:
             raise
         if part < total - 1:
             self._reload_history()
+            # the parts of one run follow each other
+            self.waited_ms, self.ready_at = 0, time.monotonic()
 
     def _reason(self, model: Model, refused: BudgetExceeded | None, closed: list[BreakerOpen]) -> str:
         """Why it is this model."""
@@ -311,6 +314,8 @@ class _Run:
             reason=reason,
             job_cap=strategy.job_cap if self.kind.capped else None,
             runner=self.runner,
+            waited_ms=self.waited_ms,
+            ready_at=self.ready_at,
         )
 
     def _finish(self, plan: Plan, done: Done) -> dict[str, Any]:

@@ -1,7 +1,17 @@
 """What the environment says about running jobs."""
 
-from pydantic import Field
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def _level(value: Any) -> str:
+    if (level := str(value).strip().upper()) in LEVELS:
+        return level
+    raise ValueError(f"{value!r} is no level; give one of {', '.join(LEVELS)}")
 
 
 class WorkerSettings(BaseSettings):
@@ -13,4 +23,9 @@ class WorkerSettings(BaseSettings):
     worker_shutdown_s: float = Field(
         25, ge=0, le=3600, description="How long SIGTERM lets calls that are under way go on."
     )
-    track_model_performance: bool = Field(True, description="Whether times and quality are kept per attempt.")
+    track_model_performance: bool = Field(
+        True, description="Whether times and quality are kept and logged per attempt."
+    )
+    model_performance_log_level: Annotated[str, BeforeValidator(_level)] = Field(
+        "INFO", description="The level at which each attempt's line of performance is logged."
+    )

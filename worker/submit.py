@@ -41,6 +41,7 @@ def accept(kind: JobKind, job_id: str, fields: dict[str, Any], *, due_in_s: floa
     if not 1 <= len(job_id) <= LONGEST_ID or not job_id.isprintable():
         raise InvalidJob(f"{kind.name}: a task id has 1 to {LONGEST_ID} printable characters")
     payload = kind.payload(fields)
+    due = utc_now() + timedelta(seconds=due_in_s)
     job = Job(
         id=job_id,
         kind=kind.name,
@@ -50,7 +51,9 @@ def accept(kind: JobKind, job_id: str, fields: dict[str, Any], *, due_in_s: floa
         api=payload.api,
         payload=payload.model_dump(mode="json", exclude_none=True),
         idempotency_key=payload.idempotency_key,
-        due_at=utc_now() + timedelta(seconds=due_in_s + CLAIM_WITHIN_S),
+        due_at=due + timedelta(seconds=CLAIM_WITHIN_S),
+        # one that is submitted for later waits from then on
+        waiting_since=due if due_in_s else None,
     )
     return _insert(job, again)
 

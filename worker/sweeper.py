@@ -123,6 +123,7 @@ def _free_orphans() -> list[Job]:
         orphans = jobs.orphaned(session, utc_now())
         for job in orphans:
             job.lost_runs += 1
+            job.waiting_since = job.lease_until
         return [_take(job) for job in orphans]
 
 
@@ -130,7 +131,10 @@ def _release_deferred() -> list[Job]:
     if not (ids := with_room(ledger())):
         return []
     with write() as session:
-        return [_take(job) for job in jobs.release(session, ids[:MOST_RELEASED])]
+        released = jobs.release(session, ids[:MOST_RELEASED])
+        for job in released:
+            job.waiting_since = utc_now()
+        return [_take(job) for job in released]
 
 
 def _overdue_in_empty_queues(app: Celery) -> list[Job]:

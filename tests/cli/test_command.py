@@ -182,6 +182,7 @@ def test_a_stack_that_is_up_takes_jobs_and_shows_them(up: tuple[Path, Any], tmp_
     assert (parsed["jobs"], parsed["success_rate"], parsed["fallback_rate"]) == (4, 1, 0)
     assert parsed["cost_per_job_usd"] > 0 and parsed["p95_ms"] > 0 and parsed["quality"] > 0
     assert "balanced" in paymaster(home, "strategies").stdout
+    see_the_costs(home, shown)
     budget = json.loads(paymaster(home, "budget", "--json").stdout)["budgets"]
     assert [scope["scope"] for scope in budget] == ["daily", "monthly"]
     assert budget[0]["limit_usd"] == 50
@@ -250,9 +251,28 @@ def test_jobs_are_replayed_without_a_stack(tmp_path: Path) -> None:
     assert "balanced" in paymaster(tmp_path, "replay", "-", text="We look for a baker.").stdout
 
 
+def see_the_costs(home: Path, job: dict[str, Any]) -> None:
+    """The costs of today by each key, of a stack in which the user 7 has had a job."""
+    told = {by: json.loads(paymaster(home, "costs", "--by", by, "--json").stdout) for by in
+            ("day", "user", "model", "api", "strategy", "kind")}  # fmt: skip
+    totals = [found["total"] for found in told.values()]
+    assert all(total["cost_usd"] > 0 and total["attempts"] >= total["generations"] > 0 for total in totals)
+    assert sum(row["cost_usd"] for row in told["user"]["rows"]) == pytest.approx(told["user"]["total"]["cost_usd"])
+    assert {row["user"] for row in told["user"]["rows"]} >= {"7", None}
+    assert job["processing_metadata"]["model_used"] in {row["model"] for row in told["model"]["rows"]}
+    assert [row["day"] for row in told["day"]["rows"]] == [told["day"]["to"]]
+    assert {"parse", "embed"} <= {row["kind"] for row in told["kind"]["rows"]}
+    parsed = next(row for row in told["kind"]["rows"] if row["kind"] == "parse")
+    assert parsed["cost_per_generation_usd"] == pytest.approx(parsed["cost_usd"] / parsed["generations"])
+    assert "total" in paymaster(home, "costs", "--by", "model").stdout
+
+
 def test_a_database_without_jobs_has_no_strategies_to_compare(tmp_path: Path) -> None:
     assert paymaster(tmp_path, "db-upgrade").returncode == 0
     assert json.loads(paymaster(tmp_path, "strategies", "--json").stdout) == []
+    costs = json.loads(paymaster(tmp_path, "costs", "--json").stdout)
+    assert costs["rows"] == [] and costs["total"]["cost_usd"] == 0
+    assert costs["total"]["cost_per_generation_usd"] is None
 
 
 @pytest.mark.parametrize(
@@ -265,6 +285,7 @@ def test_a_database_without_jobs_has_no_strategies_to_compare(tmp_path: Path) ->
         (("budget",), {"REDIS_URL": "redis://127.0.0.1:1/0"}, "Redis"),
         (("jobs",), {"DATABASE_URL": "sqlite:////dev/null/x.db"}, "database cannot be used"),
         (("jobs", "--state", "lost"), {}, "'lost' is no state"),
+        (("costs", "--by", "hour"), {}, "'hour' is no grouping; give day, user, model, api, strategy or kind"),
         (("models",), {"MODEL_REGISTRY_FILE": "gone.toml"}, "MODEL_REGISTRY_FILE: gone.toml cannot be read"),
         (("replay", "-", "--model", "gpt-9"), {}, "model: 'gpt-9' is not in the model registry"),
         (("replay", "-", "--strategy", "x"), {}, "strategy: 'x' is unknown; known: cost_optimized, balanced"),

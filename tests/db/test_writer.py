@@ -1,11 +1,13 @@
 """Group commit: every write comes back with its own result or its own error, and only once it is durable."""
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
@@ -38,8 +40,11 @@ def count() -> int:
 
 def durable(job_id: str) -> bool:
     """Whether another connection, outside SQLAlchemy, sees the job."""
-    with sqlite3.connect(str(engine().url.database)) as other:
-        return other.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone() is not None
+    if engine().dialect.name == "sqlite":
+        with sqlite3.connect(str(engine().url.database)) as other:
+            return other.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone() is not None
+    with psycopg.connect(os.environ["DATABASE_URL"]) as another:
+        return another.execute("SELECT 1 FROM jobs WHERE id = %s", (job_id,)).fetchone() is not None
 
 
 class Gate:

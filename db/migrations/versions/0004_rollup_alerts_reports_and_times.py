@@ -14,6 +14,7 @@ INDEXES = {"ix_attempts_day": "budget_day", "ix_attempts_created": "created_at",
 def upgrade() -> None:
     for name in ("queue_time_ms", "overhead_ms"):
         op.add_column("model_performance_metrics", sa.Column(name, sa.Integer(), nullable=True))
+    op.add_column("jobs", sa.Column("waiting_since", sa.DateTime(timezone=True), nullable=True))
     for name, column in INDEXES.items():
         op.create_index(name, "model_performance_metrics", [column])
     op.create_table(
@@ -87,5 +88,6 @@ def downgrade() -> None:
         op.drop_table(table)
     for name in INDEXES:
         op.drop_index(name, table_name="model_performance_metrics")
+    op.drop_column("jobs", "waiting_since")
     for name in ("overhead_ms", "queue_time_ms"):
         op.drop_column("model_performance_metrics", name)
