@@ -56,6 +56,9 @@ task_publish_retry_policy = {"max_retries": 3, "interval_start": 0.1, "interval_
 timezone = os.environ.get("BUDGET_TIMEZONE", "UTC")
 beat_schedule = {
     "sweep": {"task": "maintenance.sweep", "schedule": 5.0, "options": {"expires": 10}},
+    # Asks what is due instead of naming midnight: days of 23 and 25 hours, and a beat that was down, are no special
+    # cases.
+    "report": {"task": "maintenance.report", "schedule": 300.0, "options": {"expires": 240}},
 }
 beat_schedule_filename = str(Path(os.environ.get("PAYMASTER_HOME", ".paymaster")) / "beat-schedule")
 # so that a changed schedule or a short interval is never slept over

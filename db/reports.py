@@ -107,7 +107,7 @@ def counted_tokens(session: Session, day: str) -> Sequence[Row[Any]]:
     sums = {"cost": Attempt.cost_nano, "input": Attempt.input_tokens, "output": Attempt.output_tokens,
             "cached": Attempt.cached_tokens}  # fmt: skip
     columns = [func.sum(column).label(name) for name, column in sums.items()]
-    query = select(Attempt.task_type.label("kind"), func.count().label("calls"), *columns)
+    query: Any = select(Attempt.task_type.label("kind"), func.count().label("calls"), *columns)
     kinds = query.where(Attempt.budget_day == day, _COUNTED).group_by(Attempt.task_type).order_by(Attempt.task_type)
     return session.execute(kinds).all()
 
@@ -120,12 +120,13 @@ def listed(session: Session, day: str, which: ColumnElement[bool], most: int) ->
     return count, session.scalars(dearest.limit(most)).all() if count else []
 
 
-def corrections(session: Session, day: str, most: int) -> tuple[int, Sequence[Row[Any]]]:
-    """How often the cost of an attempt of that day was put right by hand, and the latest: `Change` and the model."""
+def corrections(session: Session, day: str, most: int) -> tuple[int, list[tuple[Change, str]]]:
+    """How often the cost of an attempt of that day was put right by hand, and the latest, with the model."""
     mine = (Change.what == "cost") & (Attempt.budget_day == day)
     joined = select(Change, Attempt.model_name).join(Attempt, Attempt.id == Change.subject).where(mine)
     count = session.scalar(select(func.count()).select_from(joined.subquery())) or 0
-    return count, session.execute(joined.order_by(Change.id.desc()).limit(most)).all()
+    latest = session.execute(joined.order_by(Change.id.desc()).limit(most))
+    return count, [(change, model) for change, model in latest]
 
 
 def spent_by_day(session: Session, first: date, last: date) -> dict[str, int]:
@@ -169,7 +170,7 @@ def touched(session: Session, since: datetime, day: str | None = None) -> set[st
 def open_jobs(session: Session) -> dict[str, int]:
     """By day, how many jobs called on it and have not ended."""
     joined = select(Attempt.budget_day, _jobs()).join(Job, Job.id == Attempt.job_id).where(_OPEN)
-    return {day: count for day, count in session.execute(joined.group_by(Attempt.budget_day))}
+    return dict(list(session.execute(joined.group_by(Attempt.budget_day))))
 
 
 def reports(session: Session, days: Collection[str]) -> dict[str, Report]:
@@ -180,4 +181,4 @@ def reports(session: Session, days: Collection[str]) -> dict[str, Report]:
 def last_round(session: Session) -> datetime | None:
     """When the last round that ended well was begun."""
     found = session.get(Round, ROUND)
-    return found and found.begun_at
+    return found.begun_at if found else None

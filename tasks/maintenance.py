@@ -11,3 +11,11 @@ def sweep() -> Any:
     from worker.sweeper import sweep as sweep_once
 
     return sweep_once(app)
+
+
+@app.task(name="maintenance.report", ignore_result=True)
+def report() -> Any:
+    """Write the daily cost reports that are due. Returns their days."""
+    from watch.report import write_due
+
+    return write_due()

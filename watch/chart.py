@@ -1,6 +1,7 @@
 """The picture of the last days: bars by pygal, as SVG that is part of a page. Of pygal's output only the shapes are
 taken: its script, its style and its credits stay out, and the page's own style colours it."""
 
+import sys
 from typing import Any
 
 import pygal
@@ -9,6 +10,9 @@ from pygal.etree import etree
 
 from budget.money import format_usd
 from watch.words import short_day
+
+# It finds pygal's plugins, of which we use none, and lets every import after it warn.
+sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
 
 # lines across, at most
 LINES = 4

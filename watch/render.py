@@ -5,9 +5,10 @@ import csv
 import io
 import json
 import re
-from pathlib import Path
+from collections.abc import Iterator
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -26,7 +27,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~&!#$])")
 # of a row of any table, in the order of columns
 CELLS = ("cost_nano", "reserved_nano", "calls", "calls_succeeded", "calls_failed", "jobs", "jobs_ended",
          "jobs_succeeded", "fallbacks", "p50_ms", "p95_ms", "quality", "input_tokens", "output_tokens")  # fmt: skip
-TABLES = {"models": "model", "strategies": "strategy", "apis": "api", "users": "user"}
+TABLES = {"models": "model", "strategies": "strategy", "apis": "API", "users": "user"}
 LISTS = ("open", "unknown", "overruns", "corrections")
 
 
@@ -115,7 +116,7 @@ def _with_usd(value: Any) -> Any:
     for key, one in value.items():
         made[key] = _with_usd(one)
         if key.endswith("_nano"):
-            made[f"{key[:-5]}_usd"] = None if one is None else f"{nano_to_usd(one):f}"
+            made[f"{key[:-5]}_usd"] = _exact(one)
     return made
 
 
@@ -124,34 +125,36 @@ def _csv(figures: dict[str, Any]) -> str:
     made = io.StringIO()
     writer = csv.writer(made, lineterminator="\n")
     writer.writerow(("section", "key", "metric", "value"))
-
-    def put(section: str, key: Any, metrics: dict[str, Any]) -> None:
+    for section, key, metrics in _sections(figures):
         for metric, value in metrics.items():
             if metric.endswith("_nano"):
-                metric, value = f"{metric[:-5]}_usd", None if value is None else f"{nano_to_usd(value):f}"  # noqa: PLW2901
-            cell = "" if value is None else _cell(value) if isinstance(value, str) and metric[-4:] != "_usd" else value
-            writer.writerow((section, _cell(key), metric, cell))
-
-    day = figures["day"]
-    put("report", day, {name: figures[name] for name in ("zone", "hours", "ended", "written_at", "month_nano")})
-    put("limits", day, figures["limits"])
-    put("total", day, {name: figures["total"][name] for name in (*CELLS, "calls_open", "open_nano")})
-    for table, section in TABLES.items():
-        for row in figures[table]["rows"]:
-            put(section, row["name"], {name: row[name] for name in CELLS})
-        if others := figures[table]["others"]:
-            put(f"other {table}", others, {"cost_nano": figures[table]["others_nano"]})
-    saving = figures["saving"]
-    put("saving", "", {name: saving[name] for name in ("cost_nano", "legacy_nano", "left_out_nano")})
-    for row in saving["rows"]:
-        put("saving", row["kind"], {name: value for name, value in row.items() if name != "kind"})
-    for row in figures["days"]:
-        put("day", row["day"], {"cost_nano": row["cost_nano"]})
-    for name in LISTS:
-        put(name, "", {"count": figures[name]["count"]})
-        for row in figures[name]["rows"]:
-            put(name, row["attempt"], {key: value for key, value in row.items() if key != "attempt"})
+                writer.writerow((section, _cell(key), f"{metric[:-5]}_usd", _exact(value)))
+            else:
+                writer.writerow((section, _cell(key), metric, _cell(value) if isinstance(value, str) else value))
     return made.getvalue()
+
+
+def _sections(f: dict[str, Any]) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    yield "report", f["day"], {name: f[name] for name in ("zone", "hours", "ended", "written_at", "month_nano")}
+    yield "limits", f["day"], f["limits"]
+    yield "total", f["day"], {name: f["total"][name] for name in (*CELLS, "calls_open", "open_nano")}
+    for table, section in TABLES.items():
+        for row in f[table]["rows"]:
+            yield section.lower(), row["name"], {name: row[name] for name in CELLS}
+        yield f"other {table}", f[table]["others"], {"cost_nano": f[table]["others_nano"]}
+    yield "saving", "", {name: f["saving"][name] for name in ("cost_nano", "legacy_nano", "left_out_nano")}
+    for row in f["saving"]["rows"]:
+        yield "saving", row["kind"], {name: value for name, value in row.items() if name != "kind"}
+    for row in f["days"]:
+        yield "day", row["day"], {"cost_nano": row["cost_nano"]}
+    for name in LISTS:
+        yield name, "", {"count": f[name]["count"]}
+        for row in f[name]["rows"]:
+            yield name, row["attempt"], {key: value for key, value in row.items() if key != "attempt"}
+
+
+def _exact(nano: int | None) -> str | None:
+    return None if nano is None else f"{nano_to_usd(nano):f}"
 
 
 def _cell(text: Any) -> str:

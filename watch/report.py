@@ -15,7 +15,7 @@ from budget.settings import BudgetSettings, parse_limit
 from db import reports
 from db.changes import in_force
 from db.environment import read_settings
-from db.models import Attempt, Report, Round, utc_now
+from db.models import Attempt, Report, Round
 from db.session import snapshot, write
 from selection.registry import load_registry
 from selection.strategies import find_strategy
@@ -28,6 +28,9 @@ TOP = 20
 LISTED = 50
 # settled by another machine's clock, and committed after that
 SLACK = timedelta(minutes=10)
+
+# what concerns other days as well: as it was when the report was written
+AS_WRITTEN = ("written_at", "month_nano", "days")
 
 LEGACY = "legacy"
 TABLES = {
@@ -66,7 +69,7 @@ def stored(day: date) -> dict[str, Any] | None:
     """The figures of a day as they were written down; they are kept for good."""
     with snapshot() as session:
         report = session.get(Report, day.isoformat())
-        return report and report.figures
+        return report.figures if report else None
 
 
 def write_due(now: float | None = None) -> list[str]:
@@ -100,10 +103,12 @@ def _write(day: date, now: float) -> bool:
     with snapshot() as session:
         report = session.get(Report, day.isoformat())
         figures = _figures(session, day, now, report)
-    if report is not None and report.figures | {"written_at": ""} == figures | {"written_at": ""}:
+    if report is not None and all(
+        report.figures.get(name) == figures[name] for name in figures if name not in AS_WRITTEN
+    ):
         return False
     with write() as session:
-        session.merge(Report(day=day.isoformat(), figures=figures, created_at=utc_now()))
+        session.merge(Report(day=day.isoformat(), figures=figures, created_at=datetime.fromtimestamp(now, UTC)))
     return True
 
 
@@ -128,7 +133,7 @@ def _figures(session: Session, day: date, now: float, earlier: Report | None) ->
         "ended": now >= period.day_end,
         "written_at": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
         "limits": limits,
-        "alert_percent": str((settings.cost_alert_threshold * 100).normalize()),
+        "alert_percent": f"{(settings.cost_alert_threshold * 100).normalize():f}",
         "month": period.month,
         "month_nano": month,
         "total": total,
