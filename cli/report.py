@@ -14,7 +14,7 @@ from rich.text import Text
 from cli.inputs import InputError
 from cli.output import console
 from watch import report
-from watch.render import FORMS, TABLES, render
+from watch.render import TABLES
 from watch.words import NONE, long_day, number, percent, saved, score, seconds, short_day, success, usd, visible
 
 WIDTH = 80
@@ -34,7 +34,7 @@ def run_report(day: str | None, form: str | None, out: Path | None) -> None:
         plain.print(_text(figures))
         made = plain.file.getvalue()  # type: ignore[attr-defined]  # it is ours
     else:
-        made = render(figures, form)
+        made = report.render(figures, form)
     if out is None:
         print(made, end="")
         return
@@ -46,7 +46,7 @@ def run_report(day: str | None, form: str | None, out: Path | None) -> None:
 
 
 def _form(form: str | None, out: Path | None) -> str:
-    forms = (*FORMS, "text")
+    forms = (*report.FORMS, "text")
     if form is None and out is not None:
         form = SUFFIXES.get(out.suffix.lower().lstrip("."))
         if form is None:

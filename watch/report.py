@@ -19,6 +19,9 @@ from db.models import Attempt, Report, Round
 from db.session import snapshot, write
 from selection.registry import load_registry
 from selection.strategies import find_strategy
+from watch.render import FORMS, render
+
+__all__ = ["FORMS", "figures_of", "render", "stored", "today", "usual_day", "write_due"]
 
 # a day is looked at, and its report written again, for so long
 LOOK_BACK_DAYS = 35

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from db.changes import record
-from db.models import Attempt, AttemptState, CostBasis, DailyCost, Job, JobState, Report
+from db.models import Attempt, AttemptState, CostBasis, DailyCost, Job, JobState, Report, utc_now
 from db.once import once_per_environment
 from db.session import read, write
 from tests.watch.days import DAY, NOON, call, unknown
@@ -178,6 +178,17 @@ def test_a_report_is_written_once_when_its_day_is_over() -> None:
     assert report.write_due(MIDNIGHT) == [DAY]
     assert report.write_due(MIDNIGHT) == []
     assert report.write_due(MIDNIGHT + 3600) == []
+
+
+def test_beat_runs_the_task_that_writes_them() -> None:
+    from celeryconfig import beat_schedule, task_routes
+    from tasks.maintenance import report as task
+
+    yesterday = (report.today() - timedelta(days=1)).isoformat()
+    call(yesterday, settled_at=utc_now())
+    assert beat_schedule["report"]["task"] == task.name == "maintenance.report"
+    assert "maintenance.*" in task_routes
+    assert (task(), task()) == ([yesterday], [])
 
 
 def test_days_that_nobody_was_there_for_are_caught_up_with() -> None:
