@@ -57,7 +57,7 @@ def groups(session: Session, day: str, by: Any = None, most: int | None = None) 
     Each is `name` (empty for what was not named), the sums above, and of successful calls `quality` (0-1), `p50_ms` and
     `p95_ms`: the shortest times that so many of 100 stayed within."""
     name = _name(by)
-    # job by job first: counting distinct jobs takes several times as long
+    # job by job first: counting distinct jobs of so many takes longer
     scores = func.sum(_SCORE).label("scores"), func.count(_SCORE).label("scored")
     sums = (value.label(key) for key, value in _OF_CALLS.items())
     of_jobs = select(name.label("name"), *sums, *scores).join(Job, Job.id == Attempt.job_id)
