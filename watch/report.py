@@ -86,15 +86,14 @@ def write_due(now: float | None = None) -> list[str]:
         since = (reports.last_round(session) or begun - timedelta(days=LOOK_BACK_DAYS)) - SLACK
         touched = reports.touched(session, since)
         waiting = reports.open_jobs(session)
-        due = [
-            day
-            for day in days
-            if (
-                day in touched or kept[day].figures["open_jobs"] != waiting.get(day, 0)
-                if day in kept
-                else reports.has_attempts(session, day)
-            )
-        ]
+        called = reports.days_with_attempts(session, days[0], days[-1])
+
+        def is_due(day: str) -> bool:
+            if day not in kept:
+                return day in called
+            return day in touched or kept[day].figures["open_jobs"] != waiting.get(day, 0)
+
+        due = [day for day in days if is_due(day)]
     written = [day for day in due if _write(date.fromisoformat(day), now)]
     with write() as session:
         session.merge(Round(name=reports.ROUND, begun_at=begun))
