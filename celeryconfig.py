@@ -59,6 +59,9 @@ beat_schedule = {
     "sweep": {"task": "maintenance.sweep", "schedule": 5.0, "options": {"expires": 10}},
     # soon after midnight of `timezone`, too: whole hours of a zone are its own
     "rollup": {"task": "maintenance.roll_up", "schedule": _crontab(minute="7"), "options": {"expires": 3000}},
+    # Asks what is due instead of naming midnight: days of 23 and 25 hours, and a beat that was down, are no special
+    # cases.
+    "report": {"task": "maintenance.report", "schedule": 300.0, "options": {"expires": 240}},
 }
 beat_schedule_filename = str(Path(os.environ.get("PAYMASTER_HOME", ".paymaster")) / "beat-schedule")
 # so that a changed schedule or a short interval is never slept over

@@ -159,6 +159,26 @@ def costs(
 
 
 @app.command()
+def report(
+    day: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DATE]", help="YYYY-MM-DD, today or yesterday; yesterday, or today where nothing is older."
+        ),
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="html, json, csv, md or text; by default as the file's suffix says.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Show what a day cost: against budgets, by model, strategy, API and user, and against the models before."""
+    from cli.report import run_report
+
+    run_report(day, "json" if as_json else form, out)
+
+
+@app.command()
 def replay(
     paths: Annotated[list[str], typer.Argument(help="Postings: text, JSON and JSONL files, folders, or - for stdin.")],
     strategy: Annotated[list[str] | None, typer.Option(help="Only this strategy; may be given again.")] = None,

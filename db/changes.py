@@ -2,6 +2,7 @@
 says who made it; the latest row of a subject is what holds."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -9,9 +10,11 @@ from sqlalchemy.orm import Session
 from db.models import Change
 
 
-def in_force(session: Session, what: str) -> dict[str, str]:
-    """subject -> value, for what was changed and not changed back."""
+def in_force(session: Session, what: str, until: datetime | None = None) -> dict[str, str]:
+    """subject -> value, for what was changed and not changed back; as it was at that moment, if one is given."""
     latest = select(func.max(Change.id)).where(Change.what == what).group_by(Change.subject)
+    if until is not None:
+        latest = latest.where(Change.created_at < until)
     rows = session.execute(select(Change.subject, Change.after).where(Change.id.in_(latest)))
     return {subject: after for subject, after in rows if after is not None}
 

@@ -19,3 +19,11 @@ def roll_up() -> Any:
     from watch.rollup import roll_up as roll_up_once
 
     return roll_up_once()
+
+
+@app.task(name="maintenance.report", ignore_result=True)
+def report() -> Any:
+    """Write the daily cost reports that are due. Returns their days."""
+    from watch.report import write_due
+
+    return write_due()
