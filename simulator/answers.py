@@ -101,6 +101,8 @@ class Writer:
     def text(self, form: str) -> str:
         if form in FIXED:
             return FIXED[form]
+        if form == "date" and self.source.months:
+            return self.random.choice(self.source.months)
         if form == "date":
             return f"{self.random.randint(2014, 2025)}-{self.random.randint(1, 12):02}-01"
         if form == "paragraph":

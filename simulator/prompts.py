@@ -17,6 +17,7 @@ MAX_FACT = 300
 # `Company name: Acme` and `<company_name>Acme</company_name>`
 _LABELLED = re.compile(r"^[ \t*#-]*([A-Za-z][A-Za-z _-]{1,30}?)[*]*[ \t]*[:=][ \t]*(\S.{0,160})$", re.MULTILINE)
 _TAGGED = re.compile(r"<([A-Za-z_]{2,40})>\s*([^<>\n]{1,200}?)\s*</\1>")
+_MONTH = re.compile(r"\b(?:19|20)\d\d(?:-(?:0[1-9]|1[0-2]))?\b")
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\n+")
 _WORD = re.compile(r"[^\W\d_][\w+#./-]*[\w+#]|[^\W\d_]")
 _DECODER = json.JSONDecoder()
@@ -38,6 +39,7 @@ class Source:
     sentences: list[str]
     words: list[str]
     facts: dict[str, Any]
+    months: list[str]
 
 
 def text_of(content: object) -> str:
@@ -85,9 +87,12 @@ def _is_fact(value: object) -> bool:
 
 
 def read(prompt: str) -> Source:
-    """Take the prompt apart. JSON is read as its values, never as punctuation."""
-    leaves = [leaf for found in objects(prompt) for leaf in _leaves(found)][: 10 * MAX_FACTS]
-    prose = "\n".join(_texts(value for _, value in leaves)) if leaves else re.sub(r"</?\w+>", "\n", prompt)
+    """Take the prompt apart. JSON is read as its values, never as punctuation. Where it brings artifacts of a person,
+    the answer is made of these: nothing is invented."""
+    found_objects = list(objects(prompt))
+    leaves = [leaf for found in found_objects for leaf in _leaves(found)][: 10 * MAX_FACTS]
+    given = [leaf for found in found_objects for leaf in _leaves(found.get("artifacts"))][: 10 * MAX_FACTS]
+    prose = "\n".join(_texts(value for _, value in given or leaves)) if leaves else re.sub(r"</?\w+>", "\n", prompt)
     facts: dict[str, Any] = {}
     named = leaves + [pair for found in (_TAGGED, _LABELLED) for pair in found.findall(prompt)]
     for name, value in named[: 10 * MAX_FACTS]:
@@ -100,7 +105,7 @@ def read(prompt: str) -> Source:
     words = list(dict.fromkeys(_WORD.findall(prose[:100_000])))
     if len(words) < 40:
         words.extend(_WORD.findall(" ".join(SPARE_SENTENCES)))
-    return Source(sentences, words, facts)
+    return Source(sentences, words, facts, _MONTH.findall(prose[:100_000]))
 
 
 def _texts(values: Iterator[object]) -> Iterator[str]:
