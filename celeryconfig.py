@@ -56,6 +56,8 @@ task_publish_retry_policy = {"max_retries": 3, "interval_start": 0.1, "interval_
 timezone = os.environ.get("BUDGET_TIMEZONE", "UTC")
 beat_schedule = {
     "sweep": {"task": "maintenance.sweep", "schedule": 5.0, "options": {"expires": 10}},
+    "alert": {"task": "maintenance.alert", "schedule": 15.0, "options": {"expires": 15}},
+    "objectives": {"task": "maintenance.objectives", "schedule": 60.0, "options": {"expires": 60}},
 }
 beat_schedule_filename = str(Path(os.environ.get("PAYMASTER_HOME", ".paymaster")) / "beat-schedule")
 # so that a changed schedule or a short interval is never slept over
