@@ -40,7 +40,7 @@ def refused(exceeded: BudgetExceeded, zone: tzinfo, user_id: str | None) -> Noti
     too_much = exceeded.spent + exceeded.needed > exceeded.limit > 0 and not exceeded.never_fits
     if scope not in LIMITED or not too_much or exceeded.resets_at is None:
         return None
-    state = f"is used up: it has no room for a call of up to {format_usd(exceeded.needed)}"
+    state = f"is used up, a call of up to {format_usd(exceeded.needed)} found no room"
     text = _sentence(scope, user_id, state, exceeded.spent, exceeded.limit, exceeded.resets_at)
     return _notice(scope, user_id, USED_UP, exceeded.resets_at, zone, text)
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Table, and_, distinct, exists, select, tuple_, update
+from sqlalchemy import CursorResult, Table, and_, exists, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -112,7 +112,7 @@ def hand_out(session: Session, channels: Sequence[str]) -> int:
 
 def due_channels(session: Session) -> Sequence[str]:
     """The channels that have something to send now."""
-    return session.scalars(select(distinct(Delivery.channel)).where(Delivery.due_at <= utc_now())).all()
+    return session.scalars(select(Delivery.channel).where(Delivery.due_at <= utc_now()).distinct()).all()
 
 
 def claim(session: Session, channel: str, lease_s: float) -> tuple[Alert, int] | None:
@@ -155,10 +155,8 @@ def _end_try(session: Session, alert_id: int, channel: str, *, error: str | None
 
 def users_charged(session: Session, since: datetime) -> Sequence[str]:
     """The users of whom a call has ended since then."""
-    named = Attempt.user_id.is_not(None)
-    return cast("Sequence[str]", session.scalars(
-        select(distinct(Attempt.user_id)).where(named, Attempt.settled_at >= since)
-    ).all())  # fmt: skip
+    charged = select(Attempt.user_id).where(Attempt.user_id.is_not(None), Attempt.settled_at >= since).distinct()
+    return cast("Sequence[str]", session.scalars(charged).all())
 
 
 def looked_at(session: Session) -> datetime | None:
