@@ -50,8 +50,9 @@ _ALERTS, _DELIVERIES = cast("Table", Alert.__table__), cast("Table", Delivery.__
 def _insert_or_ignore(session: Session, table: Table, rows: list[dict[str, Any]]) -> int:
     """How many of the rows are new."""
     insert: Any = (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert
-    done = session.execute(insert(table).values(rows).on_conflict_do_nothing())
-    return cast("CursorResult[Any]", done).rowcount
+    # the rows that come back are counted, since PostgreSQL's driver does not count the others
+    new = insert(table).values(rows).on_conflict_do_nothing().returning(*table.primary_key)
+    return len(session.execute(new).all())
 
 
 def raise_alert(session: Session, notice: Notice) -> bool:
