@@ -100,15 +100,16 @@ def latest(session: Session, limit: int, *, only_open: bool) -> Sequence[tuple[A
 
 
 def hand_out(session: Session, channels: Sequence[str]) -> int:
-    """Send every alert that is not on its way yet over these channels. Two that do so at once hand out once."""
-    fresh = Alert.created_at >= utc_now() - NEWS_FOR
-    ids = session.scalars(select(Alert.id).where(fresh, ~exists().where(Delivery.alert_id == Alert.id))).all()
+    """Send alerts that are not on their way yet over these channels, at most 200 at once; how many deliveries that
+    makes. Two that do so at once hand out once."""
+    waits = (Alert.created_at >= utc_now() - NEWS_FOR) & ~exists().where(Delivery.alert_id == Alert.id)
+    ids = session.scalars(select(Alert.id).where(waits).order_by(Alert.id).limit(200)).all()
     rows = [
         {"alert_id": alert_id, "channel": channel, "tries": 0, "due_at": utc_now()}
         for alert_id in ids
         for channel in channels
     ]
-    return sum(_insert_or_ignore(session, _DELIVERIES, rows[start : start + 200]) for start in range(0, len(rows), 200))
+    return _insert_or_ignore(session, _DELIVERIES, rows) if rows else 0
 
 
 def due_channels(session: Session) -> Sequence[str]:

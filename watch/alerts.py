@@ -45,9 +45,15 @@ def look() -> list[str]:
         except Exception as error:
             # each is tried again in the next round, and what is raised already must go out
             logger.warning("alerts: %s failed: %s", step.__name__.strip("_"), type(error).__name__)
-    with write() as session:
-        alerts.hand_out(session, read_settings(AlertSettings).channels)
+    while _hand_out():
+        pass  # in short transactions: jobs write, too
+    with read() as session:
         return list(alerts.due_channels(session))
+
+
+def _hand_out() -> int:
+    with write() as session:
+        return alerts.hand_out(session, read_settings(AlertSettings).channels)
 
 
 def thresholds() -> list[Decimal]:
