@@ -1,10 +1,6 @@
-"""The rounds that raise alerts and send them, on a real ledger, real SQL and a real receiver."""
+"""The rounds that raise alerts, on a real ledger and real SQL."""
 
-import logging
-import threading
 from datetime import UTC, datetime, timedelta
-from typing import Any
-from uuid import uuid4
 
 import pytest
 import redis
@@ -14,67 +10,16 @@ from budget.ledger import Ledger, ledger
 from budget.limits import set_limit
 from budget.money import usd_to_nano
 from budget.rebuild import rebuild_if_cold
-from db.models import Alert, Attempt, AttemptState, Delivery, Job, utc_now
+from db.models import Alert, Attempt, AttemptState, Job, utc_now
 from db.session import engine, read, write
 from tests.watch.conftest import Configure, Receiver
-from watch import alerts as watch
-from watch.alerts import MOST_TRIES, deliver, look, look_at_objectives
-
-MARKER = "a-secret-posting-of-somebody"
+from tests.watch.lab import alerts, calls, opened, spend
+from watch.alerts import deliver, look, look_at_objectives
 
 
 @pytest.fixture(autouse=True)
 def _warm(environment: None) -> None:
     assert rebuild_if_cold(ledger(), wait_s=0)
-
-
-def alerts() -> list[tuple[str, str, str]]:
-    with read() as session:
-        return [(row.kind, row.subject, row.threshold) for row in session.scalars(select(Alert).order_by(Alert.id))]
-
-
-def opened() -> list[str]:
-    with read() as session:
-        return list(session.scalars(select(Alert.kind).where(Alert.cleared_at.is_(None)).order_by(Alert.kind)))
-
-
-def ways() -> list[Delivery]:
-    with read() as session:
-        return list(session.scalars(select(Delivery).order_by(Delivery.alert_id, Delivery.channel)))
-
-
-def make_due() -> None:
-    with write() as session:
-        past = utc_now() - timedelta(seconds=1)
-        session.execute(update(Delivery).where(Delivery.due_at.is_not(None)).values(due_at=past))
-
-
-def calls(
-    count: int, *, model: str = "gpt-4o", ok: bool = True, user: str | None = None, ago_s: float = 5, **fields: Any
-) -> None:
-    """Calls that have ended, in SQL only."""
-    settled = utc_now() - timedelta(seconds=ago_s)
-    row = {
-        "number": 1, "part": 0, "model_name": model, "provider": "p", "task_type": "parse", "strategy": "balanced",
-        "reason": "r", "budget_day": "2026-11-22", "budget_month": "2026-11", "reserved_nano": 1, "cost_nano": 1,
-        "state": AttemptState.SUCCEEDED if ok else AttemptState.FAILED, "success": ok, "user_id": user,
-        "processing_time_ms": 100, "quality_score": 0.9 if ok else None, "settled_at": settled, "created_at": settled,
-        **fields,
-    }  # fmt: skip
-    ids = [uuid4().hex for _ in range(count)]
-    with write() as session:
-        job = {"kind": "parse", "queue": "parse", "payload": {"job_description": MARKER}}
-        session.execute(insert(Job), [{"id": one, **job} for one in ids])
-        session.execute(insert(Attempt), [{"id": one, "job_id": one, **row} for one in ids])
-
-
-def spend(usd: str, user: str | None = None) -> None:
-    """Spend in the ledger, and show the user's call in SQL."""
-    amount, attempt = usd_to_nano(usd), uuid4().hex
-    held = ledger().reserve(attempt, amount, job_id="x", user_id=user, job_cap=None, lease_s=600)
-    ledger().settle(attempt, held.scope_keys, amount)
-    if user is not None:
-        calls(1, user=user)
 
 
 # --- budgets ---------------------------------------------------------------------------------------------------------
@@ -302,137 +247,3 @@ def test_the_period_is_the_day_of_the_budgets_zone(zone: str, configure: Configu
     with read() as session:
         assert set(session.scalars(select(Alert.period))) <= {before, after}
     assert opened() == ["failures"]
-
-
-# --- deliveries ------------------------------------------------------------------------------------------------------
-
-
-def test_a_receiver_that_fails_twice_gets_exactly_one_accepted_message(webhook: Receiver) -> None:
-    webhook.statuses = [500, 500]
-    spend("45")
-    assert sorted(look()) == ["log", "webhook"]
-    assert deliver("webhook") == 0
-    assert deliver("webhook") == 0, "it waits before it tries again"
-    way = next(way for way in ways() if way.channel == "webhook")
-    assert way.due_at is not None and utc_now() + timedelta(seconds=5) < way.due_at < utc_now() + timedelta(seconds=25)
-    assert way.error == "the webhook answered 500"
-    for _ in range(5):
-        make_due()
-        look()
-        deliver("webhook")
-    assert [status for status, *_ in webhook.seen] == [500, 500, 200]
-    assert len(webhook.accepted) == 1
-    way = next(way for way in ways() if way.channel == "webhook")
-    assert (way.tries, way.error, way.due_at) == (3, None, None)
-    assert way.sent_at is not None
-
-
-def test_what_fails_for_good_is_given_up_with_its_error(webhook: Receiver) -> None:
-    webhook.statuses = [404] * 100
-    spend("45")
-    look()
-    for _ in range(MOST_TRIES + 5):
-        make_due()
-        deliver("webhook")
-    assert len(webhook.seen) == MOST_TRIES
-    way = next(way for way in ways() if way.channel == "webhook")
-    assert (way.tries, way.due_at, way.sent_at, way.error) == (MOST_TRIES, None, None, "the webhook answered 404")
-
-
-def test_waits_grow_with_every_try_up_to_an_hour(webhook: Receiver) -> None:
-    webhook.statuses = [500] * 100
-    spend("45")
-    look()
-    waits = []
-    for _ in range(MOST_TRIES - 1):
-        make_due()
-        deliver("webhook")
-        due = next(way.due_at for way in ways() if way.channel == "webhook")
-        assert due is not None
-        waits.append((due - utc_now()).total_seconds())
-    for number, wait in enumerate(waits):
-        expected = min(3600, 15 * 2**number)
-        assert expected * 0.4 < wait <= expected * 1.5
-
-
-def test_after_a_crash_in_the_moment_of_sending_it_is_sent_again(webhook: Receiver, monkeypatch: Any) -> None:
-    spend("45")
-    look()
-
-    class Killed(BaseException):
-        pass
-
-    def die(*_: Any) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(watch.alerts, "sent", die)
-        with pytest.raises(Killed):
-            deliver("webhook")
-    assert deliver("webhook") == 0, "its lease is not over"
-    make_due()
-    assert deliver("webhook") == 1
-    first, second = webhook.accepted
-    assert first == second
-
-
-def test_a_hanging_receiver_keeps_no_other_channel_and_no_round_waiting(
-    webhook: Receiver, caplog: pytest.LogCaptureFixture
-) -> None:
-    webhook.statuses = [0]
-    spend("45")
-    look()
-    hanging = threading.Thread(target=deliver, args=("webhook",))
-    hanging.start()
-    assert webhook.hanging.wait(30)
-    with caplog.at_level(logging.WARNING):
-        assert deliver("log") == 1
-    assert "alert: The daily budget is 90 % used" in caplog.text
-    spend("5")
-    assert sorted(look()) == ["log", "webhook"]
-    assert deliver("log") == 1
-    assert hanging.is_alive()
-    webhook.over.set()
-    hanging.join(30)
-    way = next(way for way in ways() if way.channel == "webhook")
-    assert (way.tries, way.sent_at) == (1, None)
-
-
-def test_one_failure_ends_the_round_of_that_channel_only(webhook: Receiver) -> None:
-    webhook.statuses = [500]
-    spend("50")
-    look()
-    assert deliver("webhook") == 0
-    assert len(webhook.seen) == 1
-    assert deliver("webhook") == 1
-    assert deliver("log") == 2
-
-
-def test_a_channel_that_is_not_configured_any_more_is_given_up_in_time(webhook: Receiver, configure: Configure) -> None:
-    spend("45")
-    look()
-    configure(ALERT_WEBHOOK_URL="")
-    assert deliver("webhook") == 0
-    assert next(way.error for way in ways() if way.channel == "webhook") == "the channel is not configured"
-
-
-def test_nothing_of_a_job_and_no_secret_is_in_messages_rows_or_logs(
-    webhook: Receiver, caplog: pytest.LogCaptureFixture
-) -> None:
-    webhook.statuses = [500]
-    calls(30, ok=False, error=f"the provider said {MARKER}")
-    calls(30, processing_time_ms=9000, quality_score=0.1)
-    spend("45", user=None)
-    with caplog.at_level(logging.DEBUG):
-        look_at_objectives()
-        look()
-        deliver("log")
-        deliver("webhook")
-        make_due()
-        deliver("webhook")
-    assert len(webhook.accepted) == 4
-    with read() as session:
-        rows = [str(vars(row)) for model in (Alert, Delivery) for row in session.scalars(select(model))]
-    told = caplog.text + str(webhook.seen) + str(rows)
-    for secret in (MARKER, "secret-token", "s3cret"):
-        assert secret not in told
