@@ -62,6 +62,8 @@ beat_schedule = {
     # Asks what is due instead of naming midnight: days of 23 and 25 hours, and a beat that was down, are no special
     # cases.
     "report": {"task": "maintenance.report", "schedule": 300.0, "options": {"expires": 240}},
+    "alert": {"task": "maintenance.alert", "schedule": 15.0, "options": {"expires": 15}},
+    "objectives": {"task": "maintenance.objectives", "schedule": 60.0, "options": {"expires": 60}},
 }
 beat_schedule_filename = str(Path(os.environ.get("PAYMASTER_HOME", ".paymaster")) / "beat-schedule")
 # so that a changed schedule or a short interval is never slept over

@@ -34,7 +34,8 @@ def parse_limit(value: Any) -> int | None:
 Limit = Annotated[int | None, BeforeValidator(parse_limit)]
 
 
-def _share(value: Any) -> Decimal:
+def parse_share(value: Any) -> Decimal:
+    """A share as people write it; a `ValueError` says what would be right."""
     try:
         share = Decimal(str(value).strip())
         if 0 < share <= 1:
@@ -54,7 +55,7 @@ def _zone(value: Any) -> tzinfo:
 class BreakerSettings(BaseSettings):
     """When a model is left alone for a while, from the environment."""
 
-    breaker_failure_share: Annotated[Decimal, BeforeValidator(_share)] = Field(
+    breaker_failure_share: Annotated[Decimal, BeforeValidator(parse_share)] = Field(
         Decimal("0.5"), description="The share of failed calls that opens a model's breaker."
     )
     breaker_min_calls: int = Field(10, ge=1, le=10_000, description="Fewer calls than this open no breaker.")
@@ -72,8 +73,8 @@ class BudgetSettings(BaseSettings):
     daily_budget_usd: Limit = Field(50, description="What all jobs may cost in a day.")
     monthly_budget_usd: Limit = Field(1000, description="What all jobs may cost in a month.")
     max_cost_per_user_daily_usd: Limit = Field(5, description="What one user's jobs may cost in a day.")
-    cost_alert_threshold: Annotated[Decimal, BeforeValidator(_share)] = Field(
-        Decimal("0.8"), description="The share of a budget whose use raises an alert."
+    cost_alert_threshold: Annotated[Decimal, BeforeValidator(parse_share)] = Field(
+        Decimal("0.8"), description="The share of a budget whose use raises the first alert."
     )
     budget_timezone: Annotated[tzinfo, BeforeValidator(_zone)] = Field(
         ZoneInfo("UTC"), description="The IANA time zone in which days and months begin."

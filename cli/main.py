@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import budget, strategy
+from cli import alerts, budget, strategy
 from cli.stack import StackError, use_running_stack
 
 app = typer.Typer(
@@ -209,6 +209,7 @@ def replay(
 
 
 app.add_typer(budget.app, name="budget")
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(strategy.app, name="strategy")
 app.command()(budget.changes)
 

@@ -15,9 +15,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, TYPE_CHECKING, Self
 
 import redis
+
+if TYPE_CHECKING:
+    from pydantic_settings import BaseSettings
 
 QUEUES = ("parse", "generate", "generate-premium", "embed", "maintenance")
 PROVIDER_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY")
@@ -81,6 +84,7 @@ class Stack:
         except BaseException:
             self.stop()
             raise
+        (self.home / ENVIRONMENT_FILE).touch(mode=0o600)
         (self.home / ENVIRONMENT_FILE).write_text(json.dumps(self.environment))
         return self
 
@@ -233,14 +237,24 @@ def has_provider_key() -> bool:
     return any(os.environ.get(key) for key in PROVIDER_KEYS)
 
 
-def settings_names() -> set[str]:
-    """The variables that all processes of a stack, and the commands beside it, must agree on."""
+def _settings_classes() -> tuple[type["BaseSettings"], ...]:
     from budget.settings import BreakerSettings, BudgetSettings
     from selection.settings import SelectionSettings
+    from watch.settings import AlertSettings
     from worker.settings import WorkerSettings
 
-    classes = (BudgetSettings, BreakerSettings, SelectionSettings, WorkerSettings)
-    return {name.upper() for settings in classes for name in settings.model_fields} - {"REDIS_URL"}
+    return (BudgetSettings, BreakerSettings, SelectionSettings, WorkerSettings, AlertSettings)
+
+
+def settings_names() -> set[str]:
+    """The variables that all processes of a stack, and the commands beside it, must agree on."""
+    return {name.upper() for settings in _settings_classes() for name in settings.model_fields} - {"REDIS_URL"}
+
+
+def secret_names() -> set[str]:
+    """Those of them that are shown to nobody."""
+    fields = [item for settings in _settings_classes() for item in settings.model_fields.items()]
+    return {name.upper() for name, field in fields if "SecretStr" in str(field.annotation)}
 
 
 def _lock(home: Path) -> IO[str] | None:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from cli.output import console, print_json
-from cli.stack import Stack, has_provider_key
+from cli.stack import Stack, has_provider_key, secret_names
 
 
 def interrupt_on_sigterm() -> None:
@@ -24,13 +24,14 @@ def run_up(*, as_json: bool, simulate: bool | None, concurrency: int) -> None:
     home = Path(os.environ.get("PAYMASTER_HOME", ".paymaster"))
     simulated = not has_provider_key() if simulate is None else simulate
     with Stack(home, simulate=simulated, concurrency=concurrency) as stack:
+        shown = {name: value for name, value in stack.environment.items() if name not in secret_names()}
         if as_json:
-            print_json({"environment": stack.environment, "logs": str(stack.home / "logs")})
+            print_json({"environment": shown, "logs": str(stack.home / "logs")})
         else:
             providers = f"simulated at {stack.environment['PAYMASTER_SIMULATOR']}" if simulated else "real"
             console.print(f"[bold]Paymaster is up.[/] Providers: {providers}. Logs: {stack.home / 'logs'}")
             console.print("Commands in this folder find it by themselves; other programs need:\n")
-            for name, value in stack.environment.items():
+            for name, value in shown.items():
                 console.print(f"  export {name}={value}", soft_wrap=True, highlight=False)
             console.print("\nCtrl-C stops it.")
         try:

@@ -279,8 +279,10 @@ class Alert(Base):
     cleared_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
     __table_args__ = (
-        UniqueConstraint("kind", "subject", "period", "threshold", name="uq_alerts_once"),
+        # the period comes early, so that one look finds all of a period
+        UniqueConstraint("kind", "period", "subject", "threshold", name="uq_alerts_once"),
         Index("ix_alerts_created", "created_at"),
+        Index("ix_alerts_cleared", "cleared_at"),
     )
 
 

@@ -2,7 +2,14 @@
 
 from typing import Any
 
+from watch.settings import AlertSettings
 from worker.app import app
+from worker.checks import check_too
+
+check_too(AlertSettings)
+
+# messages that nobody took in time are not run late, one upon the other
+BEFORE_THE_NEXT_ROUND_S = 15
 
 
 @app.task(name="maintenance.sweep", ignore_result=True)
@@ -27,3 +34,28 @@ def report() -> Any:
     from watch.report import write_due
 
     return write_due()
+
+
+@app.task(name="maintenance.alert", ignore_result=True)
+def alert() -> None:
+    """Raise what the budgets give reason for, and let every channel send what it has to."""
+    from watch.alerts import look
+
+    for channel in look():
+        deliver.apply_async((channel,), expires=BEFORE_THE_NEXT_ROUND_S)
+
+
+@app.task(name="maintenance.objectives", ignore_result=True)
+def objectives() -> Any:
+    """Raise and clear what the last calls give reason for."""
+    from watch.alerts import look_at_objectives
+
+    return look_at_objectives()
+
+
+@app.task(name="maintenance.deliver", ignore_result=True)
+def deliver(channel: str) -> Any:
+    """Send what is due on one channel."""
+    from watch.alerts import deliver as deliver_once
+
+    return deliver_once(channel)

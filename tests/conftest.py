@@ -53,10 +53,9 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def environment(redis_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An environment of this test's own: an empty SQLite database with the schema, an empty Redis, no settings
     from outside. Whatever this process had made for another environment is forgotten."""
+    ours = ("LLM_", "ENABLE_LLM", "MODEL_", "MAX_COST_", "BUDGET_", "TRACK_", "ALERT_", "COST_ALERT_", "SMTP_")
     for name in list(os.environ):
-        if name.startswith(("LLM_", "ENABLE_LLM", "MODEL_", "MAX_COST_", "BUDGET_", "TRACK_")) or name.endswith(
-            ("_BUDGET_USD", "_API_KEY", "_API_BASE")
-        ):
+        if name.startswith(ours) or name.endswith(("_BUDGET_USD", "_API_KEY", "_API_BASE")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("REDIS_URL", redis_server)
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'test.db'}")

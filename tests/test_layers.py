@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings
 from budget.settings import BreakerSettings, BudgetSettings
 from db.settings import DatabaseSettings
 from selection.settings import SelectionSettings
+from watch.settings import AlertSettings
 from worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +45,7 @@ def test_only_the_gateway_imports_litellm() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [BudgetSettings, BreakerSettings, DatabaseSettings, SelectionSettings, WorkerSettings]
+    "settings", [BudgetSettings, BreakerSettings, DatabaseSettings, SelectionSettings, WorkerSettings, AlertSettings]
 )
 def test_the_readme_lists_every_setting(settings: type[BaseSettings]) -> None:
     readme = (ROOT / "README.md").read_text()

@@ -2,6 +2,7 @@
 
 import logging
 
+from pydantic_settings import BaseSettings
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -15,10 +16,19 @@ from worker.settings import WorkerSettings
 
 DIALECTS = ("sqlite", "postgresql")
 
+_checked: list[type[BaseSettings]] = [
+    BudgetSettings, BreakerSettings, DatabaseSettings, SelectionSettings, WorkerSettings,
+]  # fmt: skip
+
+
+def check_too(*settings: type[BaseSettings]) -> None:
+    """Let workers refuse to start on these settings, too: those of layers above, which the worker does not know."""
+    _checked.extend(one for one in settings if one not in _checked)
+
 
 def check_settings() -> None:
     """Raise a `ValueError` whose message names the first variable that cannot be used, and why."""
-    for settings in (BudgetSettings, BreakerSettings, DatabaseSettings, SelectionSettings, WorkerSettings):
+    for settings in _checked:
         read_settings(settings)
     try:
         dialect = make_url(read_settings(DatabaseSettings).url).get_backend_name()

@@ -44,6 +44,7 @@ from worker.errors import (
 from worker.heartbeat import running
 from worker.kind import JobKind, Request
 from worker.plan import Done, Plan
+from worker.refusals import note_refusal
 from worker.settings import WorkerSettings
 from worker.shutdown import stopping
 from worker.tokens import most_input_tokens
@@ -239,6 +240,7 @@ class _Run:
             except BreakerOpen as breaker:
                 closed.append(breaker)
             except BudgetExceeded as exceeded:
+                note_refusal(exceeded, self.job.user_id)
                 refused = refused or exceeded
                 left = self._cheaper(part, model, left) if self.payload.on_budget == "downgrade" else []
         if closed:

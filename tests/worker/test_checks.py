@@ -26,6 +26,8 @@ from worker.checks import hide_arguments
         ("MODEL_SELECTION_ADAPTIVE", "perhaps", "MODEL_SELECTION_ADAPTIVE: "),
         ("MODEL_REGISTRY_FILE", "/nowhere.toml", "MODEL_REGISTRY_FILE: /nowhere.toml cannot be read"),
         ("DATABASE_URL", "mysql://x", "DATABASE_URL: mysql is not supported"),
+        ("ALERT_WEBHOOK_URL", "http://hooks.example", "ALERT_WEBHOOK_URL: must begin with https://"),
+        ("COST_ALERT_THRESHOLDS", "80", "COST_ALERT_THRESHOLDS: '80' is no share"),
         ("WORKER_CONCURRENCY", "many", "WORKER_CONCURRENCY: 'many' is no number"),
     ],
 )

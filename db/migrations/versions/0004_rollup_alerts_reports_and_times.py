@@ -53,9 +53,10 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("cleared_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("kind", "subject", "period", "threshold", name="uq_alerts_once"),
+        sa.UniqueConstraint("kind", "period", "subject", "threshold", name="uq_alerts_once"),
     )
     op.create_index("ix_alerts_created", "alerts", ["created_at"])
+    op.create_index("ix_alerts_cleared", "alerts", ["cleared_at"])
     op.create_table(
         "alert_deliveries",
         sa.Column("alert_id", sa.Integer(), nullable=False),
