@@ -24,11 +24,15 @@ def run_up(*, as_json: bool, simulate: bool | None, concurrency: int) -> None:
     home = Path(os.environ.get("PAYMASTER_HOME", ".paymaster"))
     simulated = not has_provider_key() if simulate is None else simulate
     with Stack(home, simulate=simulated, concurrency=concurrency) as stack:
+        url, auth = stack.start_flower()
+        user, _, password = auth.partition(":")
         if as_json:
-            print_json({"environment": stack.environment, "logs": str(stack.home / "logs")})
+            flower = {"url": url, "user": user, "password": password}
+            print_json({"environment": stack.environment, "logs": str(stack.home / "logs"), "flower": flower})
         else:
             providers = f"simulated at {stack.environment['PAYMASTER_SIMULATOR']}" if simulated else "real"
             console.print(f"[bold]Paymaster is up.[/] Providers: {providers}. Logs: {stack.home / 'logs'}")
+            console.print(f"Flower: {url}  user {user}  password {password}", soft_wrap=True, highlight=False)
             console.print("Commands in this folder find it by themselves; other programs need:\n")
             for name, value in stack.environment.items():
                 console.print(f"  export {name}={value}", soft_wrap=True, highlight=False)

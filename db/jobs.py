@@ -56,7 +56,17 @@ _CLAIM = (
         # whoever had it did not hand it back
         lost_runs=_JOB.lost_runs + case((_JOB.runner.is_(None), 0), else_=1),
     )
-    .returning(_JOB.id, _JOB.payload, _JOB.user_id, _JOB.api, _JOB.started_at, _JOB.runs, _JOB.lost_runs, _JOB.forgiven)
+    .returning(
+        _JOB.id,
+        _JOB.payload,
+        _JOB.user_id,
+        _JOB.api,
+        _JOB.started_at,
+        _JOB.runs,
+        _JOB.lost_runs,
+        _JOB.forgiven,
+        _JOB.queue,
+    )
 )
 _STILL_MINE = update(_TABLE).where(_THIS_JOB, _MINE).values(lease_until=bindparam("lease"))
 _HAND_BACK = (
@@ -128,6 +138,7 @@ class Claim:
     runs: int
     lost_runs: int
     forgiven: int
+    queue: str
 
 
 def claim(session: Session, job_id: str, runner: str) -> Claim | None:

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings
 from budget.settings import BreakerSettings, BudgetSettings
 from db.settings import DatabaseSettings
 from selection.settings import SelectionSettings
-from worker.settings import WorkerSettings
+from worker.settings import WatchSettings, WorkerSettings
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ("cli", "api", "simulator", "tasks", "watch", "worker", "selection", "budget", "db")
@@ -44,7 +44,7 @@ def test_only_the_gateway_imports_litellm() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [BudgetSettings, BreakerSettings, DatabaseSettings, SelectionSettings, WorkerSettings]
+    "settings", [BudgetSettings, BreakerSettings, DatabaseSettings, SelectionSettings, WatchSettings, WorkerSettings]
 )
 def test_the_readme_lists_every_setting(settings: type[BaseSettings]) -> None:
     readme = (ROOT / "README.md").read_text()
@@ -86,5 +86,7 @@ def test_importing_the_tasks_is_light() -> None:
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, env=os.environ)
     modules, kibibytes = json.loads(told.stdout)
-    assert not {"litellm", "tiktoken", "openai", "aiohttp", "httpx", "alembic", "flower", "rich"} & set(modules)
+    heavy = {"litellm", "tiktoken", "openai", "aiohttp", "httpx", "alembic", "flower", "rich"}
+    watching = {"prometheus_client", "structlog", "opentelemetry", "fastapi", "pygal", "jinja2"}
+    assert not (heavy | watching) & set(modules)
     assert kibibytes < 80 * 1024

@@ -11,14 +11,15 @@ from db.settings import DatabaseSettings
 from selection.registry import load_registry
 from selection.settings import SelectionSettings
 from selection.strategies import find_strategy, load_strategies
-from worker.settings import WorkerSettings
+from worker.settings import WatchSettings, WorkerSettings
 
+SETTINGS = (BudgetSettings, BreakerSettings, DatabaseSettings, SelectionSettings, WatchSettings, WorkerSettings)
 DIALECTS = ("sqlite", "postgresql")
 
 
 def check_settings() -> None:
     """Raise a `ValueError` whose message names the first variable that cannot be used, and why."""
-    for settings in (BudgetSettings, BreakerSettings, DatabaseSettings, SelectionSettings, WorkerSettings):
+    for settings in SETTINGS:
         read_settings(settings)
     try:
         dialect = make_url(read_settings(DatabaseSettings).url).get_backend_name()
@@ -50,10 +51,13 @@ def _check_selection(settings: SelectionSettings) -> None:
 
 def hide_arguments(record: logging.LogRecord) -> bool:
     """A logging filter: Celery quotes the arguments of messages that it cannot run, and a program that knows only
-    the broker sends whole postings in them."""
+    the broker sends whole postings in them. And it quotes exceptions, which may quote them."""
     if "message body" in str(record.msg) and isinstance(record.args, tuple):
         first = record.args[:1] if len(record.args) > 1 else ()
         record.args = (*first, *["(hidden)"] * (len(record.args) - len(first)))
+    if isinstance(record.args, dict) and "traceback" in record.args:
+        kind = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else "an exception"
+        record.args = {**record.args, "exc": kind, "traceback": "", "args": "(hidden)", "kwargs": "(hidden)"}
     data = getattr(record, "data", None)
     if isinstance(data, dict):
         record.data = {**data, "args": "(hidden)", "kwargs": "(hidden)"}

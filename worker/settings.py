@@ -1,6 +1,8 @@
 """What the environment says about running jobs."""
 
-from pydantic import Field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings
 
 
@@ -14,3 +16,27 @@ class WorkerSettings(BaseSettings):
         25, ge=0, le=3600, description="How long SIGTERM lets calls that are under way go on."
     )
     track_model_performance: bool = Field(True, description="Whether times and quality are kept per attempt.")
+
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+def _level(value: Any) -> str:
+    level = str(value).strip().upper()
+    if level not in LEVELS:
+        raise ValueError(f"{str(value)[:20]!r} is no level; give one of {', '.join(LEVELS)}")
+    return level
+
+
+Level = Annotated[str, BeforeValidator(_level)]
+
+
+class WatchSettings(BaseSettings):
+    """What can be seen of this process, from the environment."""
+
+    log_level: Level = Field("INFO", description="From which level on our own loggers write.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="JSON lines, or readable ones; auto: readable where standard error is a terminal."
+    )
+    metrics_port: int = Field(0, ge=0, le=65535, description="Where a worker serves its own metrics; 0: nowhere.")
+    metrics_host: str = Field("127.0.0.1", description="The address it serves them on.")
