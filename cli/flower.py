@@ -25,18 +25,20 @@ def flower_auth(home: Path) -> str:
     return f"{USER}:{file.read_text().strip()}"
 
 
-def flower_command(address: str, port: int) -> list[str]:
-    """The command that runs Flower there. Its password comes by FLOWER_BASIC_AUTH: command lines can be seen by all."""
-    return [
-        sys.executable, "-m", "celery", "--quiet", "-A", "worker.app", "flower",
-        f"--address={address}", f"--port={port}", f"--tasks_columns={COLUMNS}", f"--max_tasks={MOST_TASKS}",
-        "--purge_offline_workers=3600",
-    ]  # fmt: skip
-
-
 def run_flower(address: str, port: int) -> None:
-    """Become Flower."""
+    """Run Flower until a signal. Its password goes by the environment: command lines can be seen by all."""
     home = Path(os.environ.get("PAYMASTER_HOME", ".paymaster"))
     os.environ["FLOWER_BASIC_AUTH"] = flower_auth(home)
-    command = flower_command(address, port)
-    os.execv(command[0], command)
+    # it has metrics of its own, which are not the workers'
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    from celery.__main__ import main
+
+    from worker.logs import setup
+
+    setup()
+    sys.argv = [
+        "celery", "--quiet", "-A", "worker.app", "flower",
+        f"--address={address}", f"--port={port}", f"--tasks_columns={COLUMNS}", f"--max_tasks={MOST_TASKS}",
+        "--purge_offline_workers=3600", "--logging=none",
+    ]  # fmt: skip
+    main()

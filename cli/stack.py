@@ -19,7 +19,7 @@ from typing import IO, Self
 
 import redis
 
-from cli.flower import flower_auth, flower_command
+from cli.flower import flower_auth
 
 QUEUES = ("parse", "generate", "generate-premium", "embed", "maintenance")
 PROVIDER_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY")
@@ -124,9 +124,8 @@ class Stack:
     def start_flower(self) -> tuple[str, str]:
         """Flower on loopback; its URL, and the `user:password` that it asks for."""
         port = _port_of("FLOWER_PORT") or free_port()
-        auth = flower_auth(self.home)
-        self.start("flower", *flower_command("127.0.0.1", port), environment={"FLOWER_BASIC_AUTH": auth})
-        return f"http://127.0.0.1:{port}", auth
+        self.start("flower", sys.executable, "-m", "cli", "flower", "--port", str(port))
+        return f"http://127.0.0.1:{port}", flower_auth(self.home)
 
     def log_of(self, name: str) -> Path:
         """Where a process writes."""

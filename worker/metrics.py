@@ -19,6 +19,12 @@ from db.once import once_per_process
 from worker.errors import BY_CODE
 from worker.settings import WatchSettings
 
+# what OpenAI and Anthropic call their errors, beside those that `BY_CODE` names
+PROVIDERS_CODES = frozenset({
+    "api_error", "authentication_error", "invalid_api_key", "invalid_request_error", "not_found_error",
+    "overloaded_error", "permission_error", "rate_limit_error", "rate_limit_exceeded", "request_too_large",
+    "server_error", "tokens", "requests", "timeout_error", "billing_error",
+})  # fmt: skip
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -70,10 +76,10 @@ OVERHEAD_SECONDS = Histogram(
 
 
 def known_code(code: str | None) -> str:
-    """An error code as a label: ours and the statuses of HTTP; providers may invent others."""
+    """An error code as a label: ours, the providers' and the statuses of HTTP. Whatever else they invent is `other`."""
     if code is None:
         return ""
-    return code if code in BY_CODE or code.startswith("http_") else "other"
+    return code if code in BY_CODE or code in PROVIDERS_CODES or code.startswith("http_") else "other"
 
 
 def count_abandoned(attempts: Iterable[Attempt]) -> None:

@@ -93,14 +93,14 @@ def watched_call() -> Iterator[None]:
 
 def attempt_ended(plan: Plan, state: AttemptState, done: Done, failure: CallFailed | None) -> None:
     """An attempt's outcome is written down."""
-    code = metrics.known_code(failure.code if failure else None)
+    code = failure.code if failure else None
     model, kind = plan.model.id, plan.kind.name
-    metrics.ATTEMPTS.labels(model, kind, state, code).inc()
+    metrics.ATTEMPTS.labels(model, kind, state, metrics.known_code(code)).inc()
     metrics.COST.labels(model, kind, done.basis).inc(done.cost)
     if done.usage is not None:
         metrics.TOKENS.labels(model, "input").inc(done.usage.input)
         metrics.TOKENS.labels(model, "output").inc(done.usage.output)
-    traces.describe(cost_nano=done.cost, outcome=state, error_code=code or None)
+    traces.describe(cost_nano=done.cost, outcome=state, error_code=code)
     run = _run.get(None)
     if run is None:
         return
