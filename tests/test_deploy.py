@@ -1,9 +1,11 @@
 """The files of deploy/ and the composition: they parse, and what they name exists. There is no Docker engine here: that
 the containers run is not tested, but their commands are ours and are."""
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,21 @@ def test_prometheus_scrapes_services_that_exist_and_grafana_asks_it() -> None:
     uid = source["datasources"][0]["uid"]
     dashboard = json.loads((ROOT / "deploy/grafana/dashboards/paymaster.json").read_text())
     assert {panel["datasource"]["uid"] for panel in dashboard["panels"] if panel["type"] != "row"} == {uid}
+
+
+def test_the_secrets_are_made_once_and_are_those_that_are_wanted(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "deploy/secrets.sh", tmp_path)
+
+    def make() -> dict[str, str]:
+        subprocess.run(["sh", str(tmp_path / "secrets.sh")], check=True, env={**os.environ, "OPENAI_API_KEY": "sk-1"})
+        return {file.name: file.read_text() for file in (tmp_path / "secrets").iterdir()}
+
+    made = make()
+    assert set(made) == set(COMPOSITION["secrets"])
+    assert make() == made
+    assert made["openai_api_key"] == "sk-1" and len(made["redis_password"]) == 48
+    assert made["api_tokens"].split(":")[2].strip() == hashlib.sha256(made["metrics_token"].encode()).hexdigest()
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])
