@@ -56,9 +56,9 @@ def _check_settings(**_: Any) -> None:
 
 @worker_init.connect
 def _serve_metrics(**_: Any) -> None:
-    from worker.metrics import serve
-
     try:
+        from worker.metrics import serve
+
         serve()
     except ValueError as error:
         print(f"paymaster: {error}", file=sys.stderr)

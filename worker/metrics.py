@@ -35,9 +35,12 @@ def _slot() -> tuple[int, IO[str]]:
     """A number that no other living process has. Whoever gets the number of a dead one goes on from its figures:
     nothing that was counted is lost, and there are never more files than there were processes at once."""
     folder = Path(os.environ[FOLDER])
-    folder.mkdir(parents=True, exist_ok=True)
     for number in count():
-        lock = (folder / f"{number}.lock").open("w")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / f"{number}.lock").open("w")
+        except OSError as error:
+            raise SettingsError(f"{FOLDER}: {folder} cannot be written to: {error.strerror}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -32,6 +32,15 @@ _run: ContextVar[_Run] = ContextVar("run")
 
 
 @contextmanager
+def _harmless() -> Iterator[None]:
+    """Whatever goes wrong while something is counted, such as a disk that is full: the job goes on."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("something was not counted: %s", type(error).__name__)
+
+
+@contextmanager
 def watched_run(kind: str, job: Claim) -> Iterator[None]:
     """One run of a job, from its claim on."""
     run = _Run()
@@ -53,11 +62,12 @@ def watched_run(kind: str, job: Claim) -> Iterator[None]:
             raise
         finally:
             _run.reset(token)
-            traces.describe(outcome=outcome, cost_nano=run.cost_nano)
-            metrics.RUNS.labels(kind, outcome).inc()
-            if outcome in ("succeeded", "failed"):
-                metrics.JOBS.labels(kind, job.queue, outcome).inc()
-            metrics.OVERHEAD_SECONDS.labels(kind).observe(time.perf_counter() - began - run.calling_s)
+            with _harmless():
+                traces.describe(outcome=outcome, cost_nano=run.cost_nano)
+                metrics.RUNS.labels(kind, outcome).inc()
+                if outcome in ("succeeded", "failed"):
+                    metrics.JOBS.labels(kind, job.queue, outcome).inc()
+                metrics.OVERHEAD_SECONDS.labels(kind).observe(time.perf_counter() - began - run.calling_s)
 
 
 def note_cost(nano: int) -> None:
@@ -93,7 +103,11 @@ def watched_call() -> Iterator[None]:
 
 def attempt_ended(plan: Plan, state: AttemptState, done: Done, failure: CallFailed | None) -> None:
     """An attempt's outcome is written down."""
-    code = failure.code if failure else None
+    with _harmless():
+        _count_attempt(plan, state, done, failure.code if failure else None)
+
+
+def _count_attempt(plan: Plan, state: AttemptState, done: Done, code: str | None) -> None:
     model, kind = plan.model.id, plan.kind.name
     metrics.ATTEMPTS.labels(model, kind, state, metrics.known_code(code)).inc()
     metrics.COST.labels(model, kind, done.basis).inc(done.cost)

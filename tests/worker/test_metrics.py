@@ -229,6 +229,29 @@ def test_a_port_that_is_taken_is_named() -> None:
     assert "paymaster: METRICS_PORT: 127.0.0.1:" in told.stderr
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    told = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "-Q", "maintenance"],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "file")},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert told.returncode == 1
+    assert "paymaster: PROMETHEUS_MULTIPROC_DIR: " in told.stderr
+
+
+def test_what_cannot_be_counted_harms_no_job(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("worker.metrics.ATTEMPTS.labels", fail)
+    monkeypatch.setattr("worker.metrics.RUNS.labels", fail)
+    job_id = submit()
+    run_to_the_end(job_id)
+    with read() as session:
+        assert session.get_one(Job, job_id).state == JobState.SUCCEEDED
+
+
 def test_a_job_is_counted_with_its_costs_and_times(simulator: Simulator) -> None:
     from prometheus_client import generate_latest
 
