@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
-from typing import IO
 
 import prometheus_client.values
 from prometheus_client import Counter, Histogram, disable_created_metrics, start_http_server
@@ -31,27 +30,27 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 @once_per_process
-def _slot() -> tuple[int, IO[str]]:
+def _slot() -> int:
     """A number that no other living process has. Whoever gets the number of a dead one goes on from its figures:
     nothing that was counted is lost, and there are never more files than there were processes at once."""
     folder = Path(os.environ[FOLDER])
     for number in count():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / f"{number}.lock").open("w")
+            lock = os.open(folder / f"{number}.lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise SettingsError(f"{FOLDER}: {folder} cannot be written to: {error.strerror}") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            lock.close()
+            os.close(lock)
         else:
-            return number, lock
+            return number  # locked for as long as this process lives
     raise AssertionError("there is always another number")
 
 
 if os.environ.get(FOLDER):
-    prometheus_client.values.ValueClass = prometheus_client.values.MultiProcessValue(lambda: _slot()[0])  # type: ignore[no-untyped-call]
+    prometheus_client.values.ValueClass = prometheus_client.values.MultiProcessValue(_slot)  # type: ignore[no-untyped-call]
 
 JOBS = Counter(
     "paymaster_jobs_finished", "Jobs that this worker finished, by how they ended.", ("kind", "queue", "state")
