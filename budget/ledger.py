@@ -23,6 +23,7 @@ from budget.scopes import (
     KEEP_AFTER_PERIOD_S,
     KEEP_JOB_S,
     OPEN,
+    SWEPT,
     WARM,
     Scope,
     breaker_key,
@@ -285,6 +286,24 @@ class Ledger:
             self._restore(keys=[job_key(job_id)], args=[spent, self.periods().month_end + KEEP_JOB_S])
         except redis.RedisError as error:
             raise down(error) from None
+
+    def note_sweep(self) -> None:
+        """Leave a sign of life of the sweeper, and so of beat, which sends it."""
+        try:
+            self.client.set(SWEPT, int(time.time()))
+        except redis.RedisError as error:
+            raise down(error) from None
+
+    def signs_of_life(self) -> tuple[int, float | None]:
+        """How many reservations are open, and when the sweeper was last here (seconds since 1970)."""
+        try:
+            with self.client.pipeline(transaction=False) as pipe:
+                pipe.zcard(OPEN)
+                pipe.get(SWEPT)
+                held, swept = pipe.execute()
+        except redis.RedisError as error:
+            raise down(error) from None
+        return int(held), float(swept) if swept else None
 
     def take_limits(self, limits: Mapping[str, int], version: int) -> None:
         """Let these limits hold from the next admission, by name of scope in nano-USD, and the settings' for all

@@ -13,6 +13,8 @@ TAG = "{paymaster}"
 WARM = f"{TAG}:warm"
 OPEN = f"{TAG}:open"
 REBUILDING = f"{TAG}:rebuilding"
+# when the sweeper was last here, in seconds since 1970
+SWEPT = f"{TAG}:swept"
 LEDGER_WROTE = tuple(f"{TAG}:{kind}:*" for kind in ("reservation", "day", "month", "user", "job"))
 
 # Counters outlive their period by this much, so that late outcomes still settle into it.

@@ -229,6 +229,17 @@ def simulator(
     os.execv(sys.executable, [sys.executable, "-m", "simulator", *words, *flags])
 
 
+@app.command()
+def flower(
+    address: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.", envvar="FLOWER_PORT")] = 5555,
+) -> None:
+    """Run Flower with the columns that make sense here, behind FLOWER_BASIC_AUTH or a password of its own."""
+    from cli.flower import run_flower
+
+    run_flower(address, port)
+
+
 @app.command("db-upgrade")
 def db_upgrade(as_json: Json = False) -> None:
     """Create or migrate the tables of DATABASE_URL."""

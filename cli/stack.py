@@ -19,6 +19,8 @@ from typing import IO, TYPE_CHECKING, Self
 
 import redis
 
+from cli.flower import flower_auth
+
 if TYPE_CHECKING:
     from pydantic_settings import BaseSettings
 
@@ -64,6 +66,7 @@ class Stack:
         self.environment = {
             "PAYMASTER_HOME": str(self.home),
             "DATABASE_URL": f"sqlite:///{self.home / 'paymaster.db'}",
+            "PROMETHEUS_MULTIPROC_DIR": str(self.home / "metrics"),
             **{name: value for name, value in os.environ.items() if name in settings_names()},
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -77,6 +80,8 @@ class Stack:
             raise StackError(f"another stack runs in {self.home}; stop it, or set PAYMASTER_HOME to another folder")
         shutil.rmtree(self.home / "logs", ignore_errors=True)
         (self.home / "logs").mkdir()
+        shutil.rmtree(self.environment["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
+        Path(self.environment["PROMETHEUS_MULTIPROC_DIR"]).mkdir()
         try:
             self._start_servers()
             self._prepare_data()
@@ -114,9 +119,17 @@ class Stack:
         """A worker of one queue."""
         return self.start(
             f"worker-{queue}",
-            sys.executable, "-m", "celery", "-A", "worker.app", "worker",
-            "-Q", queue, "-n", f"{queue}@%h", "-c", str(self.concurrency), "--loglevel", "INFO",
+            sys.executable, "-m", "celery", "--quiet", "-A", "worker.app", "worker",
+            "-Q", queue, "-n", f"{queue}@%h", "-c", str(self.concurrency),
+            # the workers of one host cannot all have the same
+            environment={"METRICS_PORT": "0"},
         )  # fmt: skip
+
+    def start_flower(self) -> tuple[str, str]:
+        """Flower on loopback; its URL, and the `user:password` that it asks for."""
+        port = _port_of("FLOWER_PORT") or free_port()
+        self.start("flower", sys.executable, "-m", "cli", "flower", "--port", str(port))
+        return f"http://127.0.0.1:{port}", flower_auth(self.home)
 
     def log_of(self, name: str) -> Path:
         """Where a process writes."""
@@ -207,7 +220,7 @@ class Stack:
     def _start_celery(self) -> None:
         for queue in QUEUES:
             self.start_worker(queue)
-        self.start("beat", sys.executable, "-m", "celery", "-A", "worker.app", "beat", "--loglevel", "INFO")
+        self.start("beat", sys.executable, "-m", "celery", "--quiet", "-A", "worker.app", "beat")
 
     def _wait(self, name: str, probe: Callable[[], object]) -> object:
         deadline = time.monotonic() + START_WITHIN_S
@@ -232,6 +245,13 @@ class Stack:
         return bool(info["process_id"] == self._processes["redis"].pid)
 
 
+def _port_of(variable: str) -> int:
+    text = os.environ.get(variable) or "0"
+    if not text.isdecimal() or int(text) > 65535:
+        raise StackError(f"{variable}: {text[:20]!r} is no port; give a number up to 65535, or nothing for a free one")
+    return int(text)
+
+
 def has_provider_key() -> bool:
     """Whether the environment holds a key of a real provider."""
     return any(os.environ.get(key) for key in PROVIDER_KEYS)
@@ -241,14 +261,17 @@ def _settings_classes() -> tuple[type["BaseSettings"], ...]:
     from budget.settings import BreakerSettings, BudgetSettings
     from selection.settings import SelectionSettings
     from watch.settings import AlertSettings
-    from worker.settings import WorkerSettings
+    from worker.settings import WatchSettings, WorkerSettings
 
-    return (BudgetSettings, BreakerSettings, SelectionSettings, WorkerSettings, AlertSettings)
+    return (BudgetSettings, BreakerSettings, SelectionSettings, WatchSettings, WorkerSettings, AlertSettings)
 
 
 def settings_names() -> set[str]:
     """The variables that all processes of a stack, and the commands beside it, must agree on."""
-    return {name.upper() for settings in _settings_classes() for name in settings.model_fields} - {"REDIS_URL"}
+    return {name.upper() for settings in _settings_classes() for name in settings.model_fields} - {
+        "REDIS_URL",
+        "METRICS_PORT",
+    }
 
 
 def secret_names() -> set[str]:

@@ -25,11 +25,15 @@ def run_up(*, as_json: bool, simulate: bool | None, concurrency: int) -> None:
     simulated = not has_provider_key() if simulate is None else simulate
     with Stack(home, simulate=simulated, concurrency=concurrency) as stack:
         shown = {name: value for name, value in stack.environment.items() if name not in secret_names()}
+        url, auth = stack.start_flower()
+        user, _, password = auth.partition(":")
         if as_json:
-            print_json({"environment": shown, "logs": str(stack.home / "logs")})
+            flower = {"url": url, "user": user, "password": password}
+            print_json({"environment": shown, "logs": str(stack.home / "logs"), "flower": flower})
         else:
             providers = f"simulated at {stack.environment['PAYMASTER_SIMULATOR']}" if simulated else "real"
             console.print(f"[bold]Paymaster is up.[/] Providers: {providers}. Logs: {stack.home / 'logs'}")
+            console.print(f"Flower: {url}  user {user}  password {password}", soft_wrap=True, highlight=False)
             console.print("Commands in this folder find it by themselves; other programs need:\n")
             for name, value in shown.items():
                 console.print(f"  export {name}={value}", soft_wrap=True, highlight=False)

@@ -70,6 +70,7 @@ _CLAIM = (
         _JOB.runs,
         _JOB.lost_runs,
         _JOB.forgiven,
+        _JOB.queue,
     )
 )
 _STILL_MINE = update(_TABLE).where(_THIS_JOB, _MINE).values(lease_until=bindparam("lease"))
@@ -151,6 +152,7 @@ class Claim:
     runs: int
     lost_runs: int
     forgiven: int
+    queue: str
     waited_ms: int
     claimed_at: float
 

@@ -26,6 +26,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -90,6 +91,10 @@ class Base(DeclarativeBase):
     """All tables."""
 
 
+# literal, and the same in the index and in queries: else databases do not see that the index will do
+IS_LIVE = text("state IN ('queued', 'running', 'waiting', 'deferred')")
+
+
 class Job(Base):
     """One parse, generate or embed job, from the moment it was accepted. The id is the Celery task id."""
 
@@ -145,6 +150,8 @@ class Job(Base):
         Index("ix_jobs_state_due", "state", "due_at"),
         Index("ix_jobs_runner", "runner"),
         Index("ix_jobs_created", "created_at"),
+        # counts of what is not over, without a look at the rows
+        Index("ix_jobs_live", "state", "queue", "kind", "created_at", sqlite_where=IS_LIVE, postgresql_where=IS_LIVE),
     )
 
 

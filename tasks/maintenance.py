@@ -12,7 +12,8 @@ check_too(AlertSettings)
 BEFORE_THE_NEXT_ROUND_S = 15
 
 
-@app.task(name="maintenance.sweep", ignore_result=True)
+# every five seconds: in Flower it would hide the jobs
+@app.task(name="maintenance.sweep", ignore_result=True, send_events=False)
 def sweep() -> Any:
     """Publish lost jobs again, settle what was left open, rebuild a ledger that was lost."""
     from worker.sweeper import sweep as sweep_once

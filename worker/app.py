@@ -1,23 +1,18 @@
 """The Celery app: `celery -A worker.app worker -Q parse,embed`, `… beat`, `… flower`."""
 
 import gc
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
-from celery.signals import after_setup_logger, beat_init, task_revoked, worker_init, worker_ready, worker_shutting_down
+from celery.signals import beat_init, setup_logging, task_revoked, worker_init, worker_ready, worker_shutting_down
 from kombu.transport.redis import Channel
 
-from worker.checks import check_settings, hide_arguments
+from worker.checks import check_settings
 
 app = Celery("paymaster", control="worker.control:Control")
 app.config_from_object("celeryconfig")
-
-QUIET = ("celery.app.trace", "celery.worker.strategy", "celery.concurrency", "httpx", "LiteLLM")
-TALKATIVE = ("celery.app.trace", "celery.worker.consumer.consumer", "celery.worker.request")
-
 
 # At shutdown kombu would give unacknowledged messages back on a connection that may be gone, and take the worker
 # down with it. Jobs live in SQL, so nothing hangs on that.
@@ -40,14 +35,17 @@ for _name in ("basic_ack", "basic_reject"):
     setattr(Channel, _name, _only_if_open(getattr(Channel, _name)))
 
 
-@after_setup_logger.connect
-def _quiet(**_: Any) -> None:
-    """Celery's own line per received and finished task would double ours, at a third of a millisecond; and what it
-    says of arguments is nobody's business."""
-    for name in QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for name in TALKATIVE:
-        logging.getLogger(name).addFilter(hide_arguments)
+@setup_logging.connect
+def _log(loglevel: int | None = None, **_: Any) -> None:
+    """Celery leaves the logging of workers and beat to us."""
+    from db.environment import SettingsError
+    from worker.logs import setup
+
+    try:
+        setup(loglevel)
+    except SettingsError as error:
+        print(f"paymaster: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 @worker_init.connect
@@ -55,6 +53,17 @@ def _check_settings(**_: Any) -> None:
     """Refuse to start on a bad setting, rather than failing job by job. (Signals swallow everything but this.)"""
     try:
         check_settings()
+    except ValueError as error:
+        print(f"paymaster: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+@worker_init.connect
+def _serve_metrics(**_: Any) -> None:
+    try:
+        from worker.metrics import serve
+
+        serve()
     except ValueError as error:
         print(f"paymaster: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -46,6 +46,8 @@ from worker.plan import Done, Plan
 from worker.settings import WorkerSettings
 from worker.shutdown import stopping
 from worker.tokens import most_input_tokens
+from worker.traces import span
+from worker.watched import watched_attempt, watched_call
 
 # When the sweeper first asks SQL about a reservation. By then it is recorded, or it never will be called; a call
 # that is under way is left alone for as long as its runner lives.
@@ -75,19 +77,25 @@ def run_attempt(plan: Plan, request: Request, read: Read, finish: Finish) -> Non
 
     Raises `BudgetExceeded`, `BreakerOpen`, `LedgerError`, `NotRecorded` or `LostJob` before any call, `CallFailed`
     after one."""
+    with watched_attempt(plan):
+        _run_attempt(plan, request, read, finish)
+
+
+def _run_attempt(plan: Plan, request: Request, read: Read, finish: Finish) -> None:
     model = plan.model
     deadline_s = read_settings(WorkerSettings).llm_call_deadline_s
     reserved_at = time.monotonic()
-    reservation = ledger().reserve(
-        uuid.uuid4().hex,
-        worst_case(model, request),
-        model=model.id,
-        job_id=plan.job_id,
-        user_id=plan.user_id,
-        job_cap=plan.job_cap,
-        lease_s=RESERVATION_LEASE_S,
-        probe_s=math.ceil(deadline_s) + RESERVATION_LEASE_S,
-    )
+    with span("reserve"):
+        reservation = ledger().reserve(
+            uuid.uuid4().hex,
+            worst_case(model, request),
+            model=model.id,
+            job_id=plan.job_id,
+            user_id=plan.user_id,
+            job_cap=plan.job_cap,
+            lease_s=RESERVATION_LEASE_S,
+            probe_s=math.ceil(deadline_s) + RESERVATION_LEASE_S,
+        )
     note_breaker(plan, reservation.breaker)
     _record(plan, reservation, reserved_at)
     if stopping.is_set():
@@ -96,7 +104,8 @@ def run_attempt(plan: Plan, request: Request, read: Read, finish: Finish) -> Non
         raise stopped
     called_at = time.monotonic()
     try:
-        answer = run_on_loop(call(model, request, deadline_s))
+        with watched_call():
+            answer = run_on_loop(call(model, request, deadline_s))
         data, quality = _read(model, answer, read)
     except CallFailed as failure:
         _close_failed(plan, reservation, failure, called_at)

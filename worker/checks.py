@@ -12,12 +12,12 @@ from db.settings import DatabaseSettings
 from selection.registry import load_registry
 from selection.settings import SelectionSettings
 from selection.strategies import find_strategy, load_strategies
-from worker.settings import WorkerSettings
+from worker.settings import WatchSettings, WorkerSettings
 
 DIALECTS = ("sqlite", "postgresql")
 
 _checked: list[type[BaseSettings]] = [
-    BudgetSettings, BreakerSettings, DatabaseSettings, SelectionSettings, WorkerSettings,
+    BudgetSettings, BreakerSettings, DatabaseSettings, SelectionSettings, WatchSettings, WorkerSettings,
 ]  # fmt: skip
 
 
@@ -60,10 +60,13 @@ def _check_selection(settings: SelectionSettings) -> None:
 
 def hide_arguments(record: logging.LogRecord) -> bool:
     """A logging filter: Celery quotes the arguments of messages that it cannot run, and a program that knows only
-    the broker sends whole postings in them."""
+    the broker sends whole postings in them. And it quotes exceptions, which may quote them."""
     if "message body" in str(record.msg) and isinstance(record.args, tuple):
         first = record.args[:1] if len(record.args) > 1 else ()
         record.args = (*first, *["(hidden)"] * (len(record.args) - len(first)))
+    if isinstance(record.args, dict) and "traceback" in record.args:
+        kind = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else "an exception"
+        record.args = {**record.args, "exc": kind, "traceback": "", "args": "(hidden)", "kwargs": "(hidden)"}
     data = getattr(record, "data", None)
     if isinstance(data, dict):
         record.data = {**data, "args": "(hidden)", "kwargs": "(hidden)"}

@@ -24,6 +24,8 @@ from worker.outcome import Outcome
 from worker.plan import Done, Plan
 from worker.settings import WorkerSettings
 from worker.shutdown import overtime
+from worker.traces import span
+from worker.watched import attempt_ended
 
 OUTAGE_PAUSE_S = 0.5
 
@@ -82,6 +84,7 @@ def close(
     )
     mine = _write_down(outcome, plan.kind)
     _log(plan, state, done, failure)
+    attempt_ended(plan, state, done, failure)
     if done.cost > reservation.amount:
         logger.warning(
             "overrun: attempt %s cost %d nano-USD, more than the %d that were reserved as its worst case",
@@ -151,9 +154,10 @@ def _told(failure: CallFailed | None) -> Told:
 
 def end(plan: Plan, reservation: Reservation, basis: CostBasis, cost: int, told: Told = NOTHING_TOLD) -> None:
     try:
-        changed = ledger().conclude(
-            reservation.attempt_id, reservation.scope_keys, basis, cost, plan.model.id, told
-        )  # fmt: skip
+        with span("settle"):
+            changed = ledger().conclude(
+                reservation.attempt_id, reservation.scope_keys, basis, cost, plan.model.id, told
+            )  # fmt: skip
     except LedgerError as error:
         # the sweeper settles it from SQL when the reservation's lease ends
         logger.warning("attempt %s is settled later: %s", reservation.attempt_id, error)

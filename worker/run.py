@@ -43,11 +43,13 @@ from worker.errors import (
 )
 from worker.heartbeat import running
 from worker.kind import JobKind, Request
+from worker.metrics import count_abandoned
 from worker.plan import Done, Plan
 from worker.refusals import note_refusal
 from worker.settings import WorkerSettings
 from worker.shutdown import stopping
 from worker.tokens import most_input_tokens
+from worker.watched import note_cost, watched_run
 
 TRIES_PER_MODEL = 2
 FIRST_BACKOFF_S = 0.5
@@ -73,26 +75,34 @@ def run_job(kind: JobKind, job_id: str, progress: Progress, message: dict[str, A
         job = _tell_sql(lambda session: jobs.claim(session, job_id, runner))
         if job is None:
             return _outcome_of(kind, job_id)
-        try:
-            _refuse_poison(job)
-            return _Run(kind, job, runner, progress).finish()
-        except LostJob:
-            raise NotOurs from None
-        except (RunAgain, LedgerError, NotRecorded) as trouble:
-            again = trouble if isinstance(trouble, RunAgain) else RunAgain(OUTAGE_WAIT_S, str(trouble))
-            _tell_sql(lambda session: jobs.hand_back(session, job_id, runner, due_in_s=again.after_s))
-            raise again from None
-        except Deferred as parked:
-            parking = {"until": parked.until, "needed": parked.needed, "code": parked.code, "error": str(parked)}
-            _tell_sql(lambda session: jobs.defer(session, job_id, runner, {**parking, "message": message}))
-            raise
-        except (SQLAlchemyError, OSError) as outage:
-            # the job cannot be handed back: its lease lapses, and the sweeper publishes it
-            raise RunAgain(LEASE_S, f"the database is away: {type(outage).__name__}") from None
-        except Exception as error:
-            failure = _as_failure(error)
-            _give_up(kind, job_id, runner, failure)
-            raise failure from None
+        with watched_run(kind.name, job):
+            return _run_claimed(kind, job, runner, progress, message)
+
+
+def _run_claimed(
+    kind: JobKind, job: jobs.Claim, runner: str, progress: Progress, message: dict[str, Any] | None
+) -> Any:
+    job_id = job.id
+    try:
+        _refuse_poison(job)
+        return _Run(kind, job, runner, progress).finish()
+    except LostJob:
+        raise NotOurs from None
+    except (RunAgain, LedgerError, NotRecorded) as trouble:
+        again = trouble if isinstance(trouble, RunAgain) else RunAgain(OUTAGE_WAIT_S, str(trouble))
+        _tell_sql(lambda session: jobs.hand_back(session, job_id, runner, due_in_s=again.after_s))
+        raise again from None
+    except Deferred as parked:
+        parking = {"until": parked.until, "needed": parked.needed, "code": parked.code, "error": str(parked)}
+        _tell_sql(lambda session: jobs.defer(session, job_id, runner, {**parking, "message": message}))
+        raise
+    except (SQLAlchemyError, OSError) as outage:
+        # the job cannot be handed back: its lease lapses, and the sweeper publishes it
+        raise RunAgain(LEASE_S, f"the database is away: {type(outage).__name__}") from None
+    except Exception as error:
+        failure = _as_failure(error)
+        _give_up(kind, job_id, runner, failure)
+        raise failure from None
 
 
 def _refuse_poison(job: jobs.Claim) -> None:
@@ -129,7 +139,9 @@ def _give_up(kind: JobKind, job_id: str, runner: str, failure: JobFailed) -> Non
         jobs.fail(session, job_id, runner, failure.code, str(failure))
         return abandoned
 
-    for attempt in _tell_sql(give_up):
+    abandoned = _tell_sql(give_up)
+    count_abandoned(abandoned)
+    for attempt in abandoned:
         settle_from_sql(attempt, kind)
     logger.info("job %s failed: %s", job_id, failure)
 
@@ -203,6 +215,8 @@ class _Run:
             return abandoned, jobs.attempts_of(session, self.job.id)
 
         abandoned, history = group_writer().commit(close)
+        count_abandoned(abandoned)
+        note_cost(sum(attempt.cost_nano for attempt in history))
         for attempt in abandoned:
             settle_from_sql(attempt, self.kind)
         return history

@@ -1,6 +1,6 @@
 """What the environment says about running jobs."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings
@@ -12,6 +12,9 @@ def _level(value: Any) -> str:
     if (level := str(value).strip().upper()) in LEVELS:
         return level
     raise ValueError(f"{value!r} is no level; give one of {', '.join(LEVELS)}")
+
+
+Level = Annotated[str, BeforeValidator(_level)]
 
 
 class WorkerSettings(BaseSettings):
@@ -26,6 +29,17 @@ class WorkerSettings(BaseSettings):
     track_model_performance: bool = Field(
         True, description="Whether times and quality are kept and logged per attempt."
     )
-    model_performance_log_level: Annotated[str, BeforeValidator(_level)] = Field(
+    model_performance_log_level: Level = Field(
         "INFO", description="The level at which each attempt's line of performance is logged."
     )
+
+
+class WatchSettings(BaseSettings):
+    """What can be seen of this process, from the environment."""
+
+    log_level: Level = Field("INFO", description="From which level on our own loggers write.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="JSON lines, or readable ones; auto: readable where standard error is a terminal."
+    )
+    metrics_port: int = Field(0, ge=0, le=65535, description="Where a worker serves its own metrics; 0: nowhere.")
+    metrics_host: str = Field("127.0.0.1", description="The address it serves them on.")

@@ -5,6 +5,7 @@ sweepers at once do no harm."""
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +25,7 @@ from db.once import once_per_environment
 from db.session import read, write
 from worker.attempt import RESERVATION_LEASE_S
 from worker.deferred import with_room
+from worker.metrics import count_abandoned
 from worker.spool import drain
 
 # a job that is published again is left alone for this long
@@ -94,6 +96,8 @@ def sweep(app: Celery) -> dict[str, int]:
             logger.warning("sweep: %s failed: %s", name, type(error).__name__)
     if done:
         logger.warning("sweep: %s", done)
+    with suppress(LedgerDown):
+        ledger().note_sweep()
     return done
 
 
@@ -198,7 +202,7 @@ def _outcome(session: Session, attempt_id: str) -> tuple[CostBasis, int, str] | 
     if attempt.state == AttemptState.CALLING:
         if _is_under_way(session, attempt):
             return None
-        jobs.close_abandoned(session, attempt.job_id)
+        count_abandoned(jobs.close_abandoned(session, attempt.job_id))
         jobs.recount_cost(session, attempt.job_id)
     return attempt.cost_basis or CostBasis.RESERVATION, attempt.cost_nano, attempt.model_name
 

@@ -19,6 +19,7 @@ from worker.errors import Cancelled, Deferred, InvalidJob, JobFailed, NotOurs, R
 from worker.kind import JobKind
 from worker.results import DEFERRED
 from worker.submit import accept, accept_invalid, due_in, fields_of
+from worker.traces import describe, headers, span
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,12 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
         job_id = task_id or uuid()
         if options.get("retries"):
             return super().apply_async((), {}, task_id=job_id, **options)
+        with span("submit", "PRODUCER", job_id=job_id, kind=self.kind.name):
+            return self._submit(job_id, args, kwargs, task_id, options)
+
+    def _submit(
+        self, job_id: str, args: Any, kwargs: Any, task_id: str | None, options: dict[str, Any]
+    ) -> AsyncResult[Any]:
         try:
             job = accept(self.kind, job_id, fields_of(self.kind, args, kwargs), due_in_s=due_in(options))
         except InvalidJob as error:
@@ -64,6 +71,9 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
         if job.id != job_id:
             return self._same_job(job.id, task_id)
         options.setdefault("queue", job.queue)
+        describe(queue=options["queue"])
+        if traced := headers():
+            options["headers"] = {**(options.get("headers") or {}), **traced}
         try:
             return super().apply_async((), {}, task_id=job_id, **options)
         except OperationalError as error:
@@ -85,7 +95,8 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
         try:
             if args or kwargs:
                 self._accept_message(job_id, args, kwargs)
-            result = run_job(self.kind, job_id, self._tell_progress, self._continuation())
+            with span("run", "CONSUMER", self.request.headers, job_id=job_id, kind=self.kind.name):
+                result = run_job(self.kind, job_id, self._tell_progress, self._continuation())
         except UnknownJob:
             # sent by name, and without any field
             self._accept_message(job_id, args, kwargs)

@@ -62,8 +62,8 @@ def monitor(url: str) -> Iterator[list[str]]:
 def flower(stack: RunningStack) -> Iterator[str]:
     port = free_port()
     stack.stack.start(
-        "flower", sys.executable, "-m", "celery", "-A", "worker.app", "flower",
-        f"--port={port}", "--address=127.0.0.1", "--basic-auth=ops:secret",
+        "flower", sys.executable, "-m", "cli", "flower", "--port", str(port),
+        environment={"FLOWER_BASIC_AUTH": "ops:secret"},
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
@@ -129,6 +129,54 @@ def test_no_text_of_a_job_shows_up_anywhere(quiet: RunningStack, tmp_path: Path)
     assert {command.split()[0] for command in carrying} <= {"LPUSH", "HSET", "EVALSHA"}
     assert all(re.search(r"job_description|kwargs", decoded(command)) for command in carrying)
     assert len({job_id for job_id in ids[:4] if any(job_id in command for command in carrying)}) == 0
+
+
+KEY = "sk-zqkeysentinel0123456789"
+
+
+@pytest.fixture
+def talkative(quiet: RunningStack) -> Iterator[RunningStack]:
+    """The workers at their most talkative, with keys that can be told apart."""
+    settings = {"LOG_LEVEL": "DEBUG", "OPENAI_API_KEY": KEY, "ANTHROPIC_API_KEY": KEY}
+    before = {name: quiet.stack.environment.get(name) for name in settings}
+    restart_workers(quiet, settings)
+    yield quiet
+    for name in settings:
+        quiet.stack.environment.pop(name)
+    restart_workers(quiet, {name: value for name, value in before.items() if value is not None})
+
+
+def restart_workers(stack: RunningStack, environment: dict[str, str]) -> None:
+    queues = ("parse", "generate", "embed")
+    before = {queue: stack.stack.log_of(f"worker-{queue}").read_text() for queue in queues}
+    stack.stack.end([f"worker-{queue}" for queue in queues])
+    stack.stack.environment |= environment
+    for queue in queues:
+        stack.stack.start_worker(queue)
+    for queue, text in before.items():
+        log = stack.stack.log_of(f"worker-{queue}")
+        wait_until(lambda log=log, text=text: " ready." in log.read_text().removeprefix(text), 60)
+
+
+def test_logs_at_debug_name_jobs_and_hold_neither_texts_nor_keys(talkative: RunningStack, tmp_path: Path) -> None:
+    ids = run_marked_jobs(talkative, tmp_path)
+    # a call that breaks off, and a broker's message that nobody can run
+    talkative.fault(fault="reset", first=1)
+    parse.delay(job_description=POSTING).get(timeout=60)
+    with app.connection_for_write() as connection:
+        connection.SimpleQueue("parse").put({"job_description": POSTING}, headers={"task": "tasks.unknown", "id": "1"})
+    wait_until(lambda: "unregistered" in talkative.stack.log_of("worker-parse").read_text())
+    logs = {file.name: file.read_text(errors="replace") for file in (talkative.stack.home / "logs").iterdir()}
+    assert [name for name, text in logs.items() if MARKER in text] == []
+    assert [name for name, text in logs.items() if KEY in text] == []
+    lines = [json.loads(line) for name, text in logs.items() if name.startswith("worker-")
+             for line in text.splitlines() if line.startswith("{")]  # fmt: skip
+    # the last of them never became a run
+    about = {job_id: [line for line in lines if line.get("job_id") == job_id] for job_id in ids[:-1]}
+    assert all(about.values())
+    assert all(line["event"] and "cost_nano" in line and "attempt" in line for of in about.values() for line in of)
+    failed = about[ids[3]]
+    assert failed[-1]["model"] and failed[-1]["cost_nano"] > 0
 
 
 def decoded(command: str) -> str:

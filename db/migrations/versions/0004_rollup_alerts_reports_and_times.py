@@ -17,6 +17,11 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("waiting_since", sa.DateTime(timezone=True), nullable=True))
     for name, column in INDEXES.items():
         op.create_index(name, "model_performance_metrics", [column])
+    is_live = sa.text("state IN ('queued', 'running', 'waiting', 'deferred')")
+    op.create_index(
+        "ix_jobs_live", "jobs", ["state", "queue", "kind", "created_at"],
+        sqlite_where=is_live, postgresql_where=is_live,
+    )
     op.create_table(
         "model_cost_tracking",
         sa.Column("date", sa.String(length=10), nullable=False),
@@ -87,6 +92,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in ("rounds", "reports", "alert_deliveries", "alerts", "model_cost_tracking"):
         op.drop_table(table)
+    op.drop_index("ix_jobs_live", table_name="jobs")
     for name in INDEXES:
         op.drop_index(name, table_name="model_performance_metrics")
     op.drop_column("jobs", "waiting_since")
