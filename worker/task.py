@@ -63,17 +63,21 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
             return self._refuse_step(job_id, str(error))
         if job.id != job_id:
             return self._same_job(job.id, task_id)
-        options.setdefault("queue", job.queue)
         try:
-            return super().apply_async((), {}, task_id=job_id, **options)
-        except OperationalError as error:
-            logger.warning("job %s is accepted, the sweeper will publish it: %s", job_id, type(error).__name__)
-            return self.AsyncResult(job_id)
+            return self.publish(job_id, **{"queue": job.queue, **options})
         except Exception:
             # an option that Celery does not take, such as an unknown queue: whoever asked for it is told so
             with write() as session:
                 cancel(session, job_id)
             raise
+
+    def publish(self, job_id: str, **options: Any) -> AsyncResult[Any]:
+        """Send the id of a job that was accepted. If the broker is away, the sweeper does so later."""
+        try:
+            return super().apply_async((), {}, task_id=job_id, **options)
+        except OperationalError as error:
+            logger.warning("job %s is accepted, the sweeper will publish it: %s", job_id, type(error).__name__)
+            return self.AsyncResult(job_id)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """What a worker does with a message, and what `parse(…)` does here and now."""
