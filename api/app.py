@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 
 from api import health, jobs, models, money, problems
 from api.docs import describe
-from api.guard import Guard
+from api.guard import Guard, Rate
 from api.settings import ApiSettings
 from api.waiting import Waiting
 from db.environment import read_settings
@@ -28,6 +28,7 @@ DESCRIPTION = (
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
     yield
+    await app.state.rate.close()
 
 
 def create_app() -> FastAPI:
@@ -40,13 +41,14 @@ def create_app() -> FastAPI:
         docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan,
     )  # fmt: skip
     app.state.waiting = Waiting()
+    app.state.rate = Rate(settings.api_requests_per_minute)
     v1 = APIRouter(prefix="/api/v1")
     for router in (jobs.router, models.router, money.router):
         v1.include_router(router)
     app.include_router(v1)
     app.include_router(health.router)
     problems.install(app)
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=settings, rate=app.state.rate)
     document = describe(app)
     app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI's own way to change it
     return app

@@ -5,6 +5,7 @@ import logging
 import math
 import time
 import traceback
+from contextlib import suppress
 from typing import Any
 
 import redis.asyncio
@@ -23,6 +24,8 @@ OPEN_PATHS = ("/healthz", "/readyz", "/api/v1/openapi.json")
 # a proxy before us might take another one of them for the real one
 ONCE = ("host", "authorization", "content-length", "content-type", "idempotency-key", "x-llm-model", "origin")
 BODY_WITHIN_S = 30
+DISCARD_WITHIN_S = 5
+DISCARDED_BYTES = 64 << 20
 QUICK_S = 0.25
 # how long nobody asks a Redis that gave no answer
 PAUSE_S = 2.0
@@ -42,16 +45,17 @@ logger = logging.getLogger(__name__)
 class Guard:
     """Refuses requests that nobody may make, that are too large or too many; adds the headers that browsers obey."""
 
-    def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: ApiSettings, rate: "Rate") -> None:
         self.app = app
         self.settings = settings
-        self._rate = Rate(settings.api_requests_per_minute)
+        self._rate = rate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = False
+        incoming = Incoming(receive, self.settings.api_max_body_bytes)
 
         async def send_safely(message: Message) -> None:
             nonlocal started
@@ -66,9 +70,10 @@ class Guard:
             headers = Headers(scope=scope)
             self._check_framing(headers)
             scope["caller"] = await self._admit(scope, headers)
-            await self.app(scope, self._bounded(receive), send_safely)
+            await self.app(scope, incoming, send_safely)
         except Problem as refused:
-            refused.headers.setdefault("Connection", "close")  # what is left of the body is not read
+            refused.headers.setdefault("Connection", "close")
+            await incoming.discard()
             await refused.response()(scope, receive, send_safely)
         except Exception as error:
             # of an error that nobody foresaw the log gets the places: the message may quote a posting
@@ -88,32 +93,7 @@ class Guard:
         if not length.isdecimal():
             raise Problem(400, "bad_request", "Content-Length is no number")
         if int(length) > self.settings.api_max_body_bytes:
-            raise self._too_large()
-
-    def _too_large(self) -> Problem:
-        most = self.settings.api_max_body_bytes
-        return Problem(413, "too_large", f"the body has more than {most} bytes (API_MAX_BODY_BYTES)")
-
-    def _bounded(self, receive: Receive) -> Receive:
-        """The body, as far as it may go; what comes too slowly is given up."""
-        size, deadline = 0, time.monotonic() + BODY_WITHIN_S
-        complete = False
-
-        async def bounded() -> Message:
-            nonlocal size, complete
-            if complete:
-                return await receive()  # waits for the client to go away
-            try:
-                message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
-            except TimeoutError:
-                raise Problem(408, "timeout", f"the body did not arrive within {BODY_WITHIN_S} s") from None
-            size += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
-            if size > self.settings.api_max_body_bytes:
-                raise self._too_large()
-            return message
-
-        return bounded
+            raise too_large(self.settings.api_max_body_bytes)
 
     async def _admit(self, scope: Scope, headers: Headers) -> Caller:
         if not self.settings.api_tokens:
@@ -143,6 +123,44 @@ class Guard:
             raise Problem(403, "forbidden", "the request comes from another site's page")
 
 
+class Incoming:
+    """The body of a request, as far as it may go; what comes too slowly is given up."""
+
+    def __init__(self, receive: Receive, most_bytes: int) -> None:
+        self._receive = receive
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._deadline = time.monotonic() + BODY_WITHIN_S
+        self._complete = False
+
+    async def __call__(self) -> Message:
+        if self._complete:
+            return await self._receive()  # waits for the client to go away
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, self._deadline - time.monotonic()))
+        except TimeoutError:
+            raise Problem(408, "timeout", f"the body did not arrive within {BODY_WITHIN_S} s") from None
+        self._bytes += len(message.get("body", b""))
+        self._complete = not message.get("more_body", False)
+        if self._bytes > self._most_bytes:
+            raise too_large(self._most_bytes)
+        return message
+
+    async def discard(self) -> None:
+        """Take what still comes of a body that is refused, within bounds: a client that is still sending when the
+        connection is closed may never see why."""
+        self._most_bytes = DISCARDED_BYTES
+        self._deadline = min(self._deadline, time.monotonic() + DISCARD_WITHIN_S)
+        with suppress(Problem):
+            while not self._complete:
+                await self()
+
+
+def too_large(most_bytes: int) -> Problem:
+    """The body is."""
+    return Problem(413, "too_large", f"the body has more than {most_bytes} bytes (API_MAX_BODY_BYTES)")
+
+
 class Rate:
     """Counts requests by token and minute in Redis, for all API processes. While Redis is away nobody is refused: it is
     not what keeps money safe."""
@@ -151,6 +169,11 @@ class Rate:
         self._per_minute = per_minute
         self._client: Any = None
         self._paused_until = 0.0
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        if self._client is not None:
+            await self._client.aclose()
 
     async def count(self, caller: Caller) -> None:
         """Raise a 429 for a request too many."""
