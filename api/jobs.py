@@ -34,6 +34,7 @@ from worker.app import app as celery_app
 from worker.control import cancel_job
 from worker.errors import InvalidJob
 from worker.foresee import foresee
+from worker.results import waited_for
 from worker.submit import Order, place, place_all, prepare
 from worker.task import JobTask
 
@@ -211,6 +212,7 @@ def _invalid(error: InvalidJob, caller: Caller) -> Problem:
 def _publish(order: Order, job: Job) -> dict[str, Any]:
     """Send the job's id on its way, unless it was there already; what the submitter is told."""
     if job is order.job:
+        waited_for.set(False)
         TASKS[job.kind].publish(job.id, queue=job.queue)
     return {"id": job.id, "state": str(job.state), "url": f"/api/v1/jobs/{job.id}/"}
 

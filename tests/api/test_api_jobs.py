@@ -222,3 +222,8 @@ def test_the_current_strategy_decides_the_queue(api: httpx.Client, broker: redis
     set_strategy("experimental", "a test")
     api.post("/api/v1/jobs/generate/", json=CV)
     assert [queue for queue, _ in messages(broker)] == ["generate-premium"]
+
+
+def test_the_server_subscribes_to_nobodys_result(api: httpx.Client, broker: redis.Redis) -> None:
+    api.post("/api/v1/jobs/parse/", json=PARSE)
+    assert broker.pubsub_channels("celery-task-meta-*") == []
