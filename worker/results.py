@@ -25,8 +25,8 @@ STATES = {
     JobState.CANCELLED: states.REVOKED,
 }
 
-# Whether this program will wait for what it publishes here. A server that publishes for others never does: it would
-# subscribe to every job's result, for as long as it runs.
+# Whether this program will wait for what it publishes here. A server that publishes for others never does, and need
+# not subscribe to each job's result, which costs as much as publishing it.
 waited_for: ContextVar[bool] = ContextVar("waited_for", default=True)
 
 # what Redis may still say when SQL knows more

@@ -225,5 +225,8 @@ def test_the_current_strategy_decides_the_queue(api: httpx.Client, broker: redis
 
 
 def test_the_server_subscribes_to_nobodys_result(api: httpx.Client, broker: redis.Redis) -> None:
+    broker.config_resetstat()
     api.post("/api/v1/jobs/parse/", json=PARSE)
-    assert broker.pubsub_channels("celery-task-meta-*") == []
+    commands = broker.info("commandstats")
+    assert "cmdstat_lpush" in commands
+    assert "cmdstat_subscribe" not in commands
