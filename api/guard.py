@@ -71,7 +71,8 @@ class Guard:
             self._check_framing(headers)
             scope["caller"] = await self._admit(scope, headers)
             await self.app(scope, incoming, send_safely)
-        except Problem as refused:
+        except (Problem, Cut) as error:
+            refused = error.problem if isinstance(error, Cut) else error
             refused.headers.setdefault("Connection", "close")
             await incoming.discard()
             await refused.response()(scope, receive, send_safely)
@@ -123,6 +124,14 @@ class Guard:
             raise Problem(403, "forbidden", "the request comes from another site's page")
 
 
+class Cut(Exception):
+    """The body is cut off. No `Problem`, so that no route answers it: what still comes must be discarded first."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        self.problem = problem
+
+
 class Incoming:
     """The body of a request, as far as it may go; what comes too slowly is given up."""
 
@@ -139,11 +148,11 @@ class Incoming:
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, self._deadline - time.monotonic()))
         except TimeoutError:
-            raise Problem(408, "timeout", f"the body did not arrive within {BODY_WITHIN_S} s") from None
+            raise Cut(Problem(408, "timeout", f"the body did not arrive within {BODY_WITHIN_S} s")) from None
         self._bytes += len(message.get("body", b""))
         self._complete = not message.get("more_body", False)
         if self._bytes > self._most_bytes:
-            raise too_large(self._most_bytes)
+            raise Cut(too_large(self._most_bytes))
         return message
 
     async def discard(self) -> None:
@@ -151,7 +160,7 @@ class Incoming:
         connection is closed may never see why."""
         self._most_bytes = DISCARDED_BYTES
         self._deadline = min(self._deadline, time.monotonic() + DISCARD_WITHIN_S)
-        with suppress(Problem):
+        with suppress(Cut):
             while not self._complete:
                 await self()
 

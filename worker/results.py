@@ -26,7 +26,7 @@ STATES = {
 }
 
 # Whether this program will wait for what it publishes here. A server that publishes for others never does, and need
-# not subscribe to each job's result, which costs as much as publishing it.
+# not subscribe to the result of each job and unsubscribe again.
 waited_for: ContextVar[bool] = ContextVar("waited_for", default=True)
 
 # what Redis may still say when SQL knows more

@@ -93,7 +93,9 @@ def test_fifty_megabytes_are_refused_with_or_without_their_length(api: httpx.Cli
         api.post("/api/v1/jobs/parse/", content=b" " * (50 << 20), headers={"Content-Type": "application/json"}), 413
     )
     chunk = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
-    assert " 413 " in raw(api, f"{HEAD}\nTransfer-Encoding: chunked", chunk * 50 + b"0\r\n\r\n").split("\r\n")[0]
+    told = raw(api, f"{HEAD}\nTransfer-Encoding: chunked", chunk * 50 + b"0\r\n\r\n")
+    assert " 413 " in told.split("\r\n")[0]
+    assert "connection: close" in told.lower()
     assert api.get("/healthz").status_code == 200
 
 

@@ -69,7 +69,7 @@ def test_the_strategy_is_live_in_running_workers_within_a_second_or_so(quiet: Ru
                 url = api.post("/api/v1/jobs/parse/", json={"job_description": POSTING}).json()["url"]
                 return str(finished(api, url)["result"]["processing_metadata"]["model_used"])
 
-            wait_until(lambda: model() == "gpt-4o-mini", 20)
+            wait_until(lambda: model() == "gpt-4o-mini", 60)
         finally:
             api.put("/api/v1/models/settings/", json={"strategy": "default"})
 
