@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test chaos lint types format bench-enqueue bench-jobs bench-ledger bench-rollup bench-selection bench-simulator lock clean
+.PHONY: help install demo up test chaos lint types format bench-api bench-enqueue bench-jobs bench-ledger bench-rollup bench-selection bench-simulator lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -37,6 +37,9 @@ types: install  ## mypy, strict
 format: install  ## Let ruff mend what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+bench-api: install  ## What submitting over HTTP costs, beside a bare 202 (JSON)
+	@$(BIN)/python -m benchmarks.api
 
 bench-enqueue: install  ## What submitting costs an application (JSON)
 	@$(BIN)/python -m benchmarks.enqueue

@@ -4,7 +4,9 @@ scripts (`scripts/breaker.lua`), at no extra round trip."""
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 import redis
 
@@ -48,6 +50,12 @@ class Breaker:
     until: int | None
     calls: int
     failures: int
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """As JSON."""
+        until = self.until and datetime.fromtimestamp(self.until, UTC).isoformat()
+        return {"state": str(self.state), "until": until, "calls": self.calls, "failures": self.failures}
 
 
 def breakers(client: redis.Redis, models: Sequence[str]) -> list[Breaker]:

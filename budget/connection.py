@@ -20,14 +20,14 @@ if server and server ~= ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
 
 
-def connect(url: str) -> redis.Redis:
+def connect(url: str, timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
     """A connection pool whose commands are sent once: the scripts are idempotent, but who resends is us. Every new
     connection checks the server first (see `_greet`)."""
     return redis.Redis.from_url(
         url,
         decode_responses=True,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
         redis_connect_func=_greet,
     )

@@ -231,9 +231,13 @@ class Ledger:
             (key.rpartition(":")[2], tuple(held.split("\n"))) for key, held in zip(keys, scopes, strict=True) if held
         ]
 
-    def usage(self, *, user_id: str | None = None, job_id: str = "", job_cap: int | None = None) -> list[ScopeUse]:
-        """How the day and the month stand; the user's day and the job's cap, too, if they are given."""
-        scopes = scopes_of(self.periods(), self.settings, user_id=user_id, job_id=job_id, job_cap=job_cap)
+    def usage(
+        self, *, user_id: str | None = None, job_id: str = "", job_cap: int | None = None, moment: float | None = None
+    ) -> list[ScopeUse]:
+        """How the day and the month stand; the user's day and the job's cap, too, if they are given. `moment` (seconds
+        since 1970) says which day it is, where asking Redis' own clock is not worth a round trip."""
+        periods = self.periods() if moment is None else periods_at(moment, self.settings.budget_timezone)
+        scopes = scopes_of(periods, self.settings, user_id=user_id, job_id=job_id, job_cap=job_cap)
         return self._uses(scopes)
 
     def usage_of_users(self, user_ids: Sequence[str]) -> dict[str, ScopeUse]:

@@ -27,6 +27,7 @@ def show(
         if as_json:
             raise typer.BadParameter(f"give it after {context.invoked_subcommand}", param_hint="--json")
         return
+    from api import views
     from budget.figures import UNCAPPED_KIND
     from budget.ledger import ledger
     from budget.periods import periods_at
@@ -54,7 +55,7 @@ def show(
     with read() as session:
         odd = oddities(session, periods_at(time.time(), settings.budget_timezone).month)
     if as_json:
-        output.print_json({"budgets": [output.scope_row(use) for use in uses], **output.oddities_row(odd)})
+        output.print_json({"budgets": [views.scope_row(use) for use in uses], **output.oddities_row(odd)})
         return
     output.console.print(output.budget_table(uses, settings))
     for line in output.oddities_lines(odd):
@@ -68,6 +69,7 @@ def set_(
     as_json: Json = False,
 ) -> None:
     """Set a limit for the next admission on, without a restart; `default` sets it back to the environment's."""
+    from api import views
     from budget.ledger import ledger
     from budget.limits import set_limit
     from cli import output
@@ -76,7 +78,7 @@ def set_(
     uses = ledger().usage(user_id="" if scope == "user" else None)
     (use,) = [use for use in uses if use.name == scope]
     if as_json:
-        output.print_json({"scope": scope, "limit_usd": output.scope_row(use)["limit_usd"]})
+        output.print_json({"scope": scope, "limit_usd": views.scope_row(use)["limit_usd"]})
     else:
         output.console.print(f"From the next admission the {scope} limit is {output.limit_text(use)}.", highlight=False)
 
@@ -128,6 +130,7 @@ def unknown(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most this many.")] = 50, as_json: Json = False
 ) -> None:
     """List the attempts that are charged at their reservations, since nobody knows what they cost."""
+    from api import views
     from budget.money import format_usd
     from cli import output
     from db import attempts
@@ -136,7 +139,7 @@ def unknown(
     with read() as session:
         found = attempts.unknown(session, limit)
     if as_json:
-        output.print_json([{"job_id": a.job_id, **output.attempt_row(a)} for a in found])
+        output.print_json([{"job_id": a.job_id, **views.attempt_row(a)} for a in found])
         return
     rows = [(a.id, a.job_id[:8], a.model_name, format_usd(a.cost_nano), f"{a.created_at:%m-%d %H:%M}") for a in found]
     columns = ("attempt", "job", "model", "charged", "started, UTC")

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from sqlalchemy import func, select
 
+from api import views
 from budget.money import format_usd
 from cli import output
 from cli.output import console, print_json
@@ -134,8 +135,8 @@ def _report(ids: list[str], simulator: str, seconds: float, *, as_json: bool) ->
     if as_json:
         print_json(
             {
-                "jobs": [output.job_row(job) for job in found],
-                "budget": [output.scope_row(scope) for scope in scopes],
+                "jobs": [views.job_row(job) for job in found],
+                "budget": [views.scope_row(scope) for scope in scopes],
                 **sums,
                 "equal": equal,
                 "seconds": round(seconds, 2),

@@ -240,6 +240,33 @@ def flower(
     run_flower(address, port)
 
 
+@app.command()
+def api(
+    host: Annotated[str, typer.Option(help="Where to listen; other than this machine only with API_TOKENS.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    as_json: Json = False,
+) -> None:
+    """Serve the HTTP API until Ctrl-C."""
+    from cli.api import run_api
+
+    run_api(host, port, as_json=as_json)
+
+
+@app.command("api-token")
+def api_token(
+    name: Annotated[str, typer.Argument(help="Whose token it is; changes are recorded under this name.")],
+    role: Annotated[list[str] | None, typer.Option(help="submit, read or admin; may be given again.")] = None,
+    user: Annotated[str | None, typer.Option(help="Bind the token to this user's jobs.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a token for the HTTP API; it is shown once, and only its hash goes into API_TOKENS."""
+    from cli.api import make_api_token
+
+    make_api_token(name, role or ["submit"], user, as_json=as_json)
+
+
 @app.command("db-upgrade")
 def db_upgrade(as_json: Json = False) -> None:
     """Create or migrate the tables of DATABASE_URL."""
@@ -280,7 +307,7 @@ def _refusal(error: Exception) -> str | None:
 
 def main() -> None:
     """Run the command line; an error that people can mend is one sentence and exit status 1."""
-    if not {"up", "demo", "simulator"} & set(sys.argv[1:2]):
+    if not {"up", "demo", "simulator", "api-token"} & set(sys.argv[1:2]):
         use_running_stack()
     try:
         app()

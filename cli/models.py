@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -58,15 +58,7 @@ def _breakers(models: list[str]) -> dict[str, dict[str, Any]]:
         found = breakers(ledger().client, models)
     except (LedgerError, SettingsError):
         return {}
-    return {
-        one.model: {
-            "state": str(one.state),
-            "until": one.until and datetime.fromtimestamp(one.until, UTC).isoformat(),
-            "calls": one.calls,
-            "failures": one.failures,
-        }
-        for one in found
-    }
+    return {one.model: one.row for one in found}
 
 
 def check_models(*, as_json: bool) -> int:

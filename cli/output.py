@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from budget.ledger import ScopeUse
 from budget.money import format_usd, nano_to_usd
 from budget.settings import BudgetSettings
-from db.models import Attempt, Job, JobState
+from db.models import Job, JobState
 
 # A file or a pipe has no width of its own; eighty columns would fold every table.
 PIPE_WIDTH = 160
@@ -51,45 +51,6 @@ def state_text(state: str) -> str:
     return f"[{style}]{state}[/]" if style else str(state)
 
 
-def job_row(job: Job) -> dict[str, Any]:
-    """A job as JSON, without its payload and result."""
-    return {
-        "id": job.id,
-        "kind": job.kind,
-        "queue": job.queue,
-        "state": str(job.state),
-        "user_id": job.user_id,
-        "api": job.api,
-        "cost_usd": nano_to_usd(job.total_cost_nano),
-        "error_code": job.error_code,
-        "error": job.error,
-        "created_at": job.created_at,
-        "started_at": job.started_at,
-        "finished_at": job.finished_at,
-        "processing_metadata": job.model_metadata,
-    }
-
-
-def attempt_row(attempt: Attempt) -> dict[str, Any]:
-    """An attempt as JSON."""
-    return {
-        "id": attempt.id,
-        "number": attempt.number,
-        "part": attempt.part,
-        "model": attempt.model_name,
-        "state": str(attempt.state),
-        "reason": attempt.reason,
-        "tokens": attempt.tokens_used,
-        "reserved_usd": nano_to_usd(attempt.reserved_nano),
-        "cost_usd": nano_to_usd(attempt.cost_nano),
-        "cost_basis": attempt.cost_basis,
-        "queue_time_ms": attempt.queue_time_ms,
-        "overhead_ms": attempt.overhead_ms,
-        "milliseconds": attempt.processing_time_ms,
-        "error": attempt.error,
-    }
-
-
 def jobs_table(jobs: Iterable[Job], title: str) -> Table:
     """One line per job: what it ran on, why, and what that cost."""
     rows = []
@@ -111,22 +72,6 @@ def jobs_table(jobs: Iterable[Job], title: str) -> Table:
     stacked = [tuple(f"{upper}\n{lower}" for upper, lower in zip(row[::2], row[1::2], strict=True)) for row in rows]
     pairs = [f"{upper}\n{lower}" for upper, lower in zip(columns[::2], columns[1::2], strict=True)]
     return table(title, pairs, stacked, right=(pairs[2],))
-
-
-def scope_row(scope: ScopeUse) -> dict[str, Any]:
-    """How a budget stands, as JSON in USD; a limit of null is none."""
-
-    def usd(nano: int | None) -> Decimal | None:
-        return None if nano is None else nano_to_usd(nano)
-
-    return {
-        "scope": scope.name,
-        "limit_usd": usd(scope.limit),
-        "spent_usd": usd(scope.spent),
-        "reserved_usd": usd(scope.reserved),
-        "left_usd": usd(scope.left),
-        "resets_at": None if scope.resets_at is None else datetime.fromtimestamp(scope.resets_at, UTC).isoformat(),
-    }
 
 
 def budget_table(scopes: Iterable[ScopeUse], settings: BudgetSettings) -> Table:

@@ -3,6 +3,7 @@
 import json
 from datetime import timedelta
 
+from api import views
 from budget.money import format_usd, nano_to_usd
 from cli import output
 from cli.find import one_job
@@ -23,8 +24,8 @@ def show_job(job_id: str, *, as_json: bool) -> None:
         if as_json:
             print_json(
                 {
-                    **output.job_row(job),
-                    "attempts": [output.attempt_row(attempt) for attempt in attempts],
+                    **views.job_row(job),
+                    "attempts": [views.attempt_row(attempt) for attempt in attempts],
                     "result": result_of(job),
                 }
             )
@@ -86,7 +87,7 @@ def show_jobs(
     with read() as session:
         found = jobs.find(session, state=state, kind=kind, user_id=user_id, api=api, limit=limit)
         if as_json:
-            print_json([output.job_row(job) for job in found])
+            print_json([views.job_row(job) for job in found])
         else:
             console.print(output.jobs_table(found, f"{len(found)} jobs, newest first"))
 

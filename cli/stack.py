@@ -1,5 +1,5 @@
-"""The embedded stack: a Redis-protocol server, SQLite, a worker per queue, beat and, without provider keys, the
-provider simulator, each a process of its own, all on loopback, all stopped together."""
+"""The embedded stack: a Redis-protocol server, SQLite, a worker per queue, beat, the HTTP API and, without provider
+keys, the provider simulator, each a process of its own, all on loopback, all stopped together."""
 
 import ctypes
 import fcntl
@@ -197,7 +197,7 @@ class Stack:
         self.start_redis(port)
         if self.simulate:
             self.start("simulator", sys.executable, "-m", "simulator", "--port", "0", "--json")
-            url = str(self._wait("simulator", self._simulator_url))
+            url = str(self._wait("simulator", partial(self._url_of, "simulator")))
             self.environment |= {
                 "PAYMASTER_SIMULATOR": url,
                 "OPENAI_API_BASE": f"{url}/v1",
@@ -221,6 +221,8 @@ class Stack:
         for queue in QUEUES:
             self.start_worker(queue)
         self.start("beat", sys.executable, "-m", "celery", "--quiet", "-A", "worker.app", "beat")
+        self.start("api", sys.executable, "-m", "cli", "api", "--port", "0", "--json")
+        self.environment["PAYMASTER_API"] = str(self._wait("api", partial(self._url_of, "api")))
 
     def _wait(self, name: str, probe: Callable[[], object]) -> object:
         deadline = time.monotonic() + START_WITHIN_S
@@ -231,8 +233,9 @@ class Stack:
             time.sleep(0.02)
         raise StackError(f"{name} gave no answer within {START_WITHIN_S} s; its log: {self.log_of(name)}")
 
-    def _simulator_url(self) -> str | None:
-        lines = [line for line in self.log_of("simulator").read_text().splitlines() if line.startswith("{")]
+    def _url_of(self, name: str) -> str | None:
+        """Where a server listens, by the line that it prints then."""
+        lines = [line for line in self.log_of(name).read_text().splitlines() if line.startswith('{"url"')]
         return str(json.loads(lines[-1])["url"]) if lines else None
 
     def _redis_answers(self) -> bool:
@@ -258,12 +261,15 @@ def has_provider_key() -> bool:
 
 
 def _settings_classes() -> tuple[type["BaseSettings"], ...]:
+    from api.settings import ApiSettings
     from budget.settings import BreakerSettings, BudgetSettings
     from selection.settings import SelectionSettings
     from watch.settings import AlertSettings
     from worker.settings import WatchSettings, WorkerSettings
 
-    return (BudgetSettings, BreakerSettings, SelectionSettings, WatchSettings, WorkerSettings, AlertSettings)
+    return (
+        AlertSettings, ApiSettings, BreakerSettings, BudgetSettings, SelectionSettings, WatchSettings, WorkerSettings,
+    )  # fmt: skip
 
 
 def settings_names() -> set[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from api import views
 from cli import output
 from cli.inputs import generate_fields, one_of, parse_fields, read_artifacts, records, texts_of
 from cli.output import console, print_json
@@ -101,4 +102,4 @@ def _as_json(where: str, job_id: str, wait: bool) -> dict[str, Any]:
 
     with read() as session:
         job = session.get_one(Job, job_id)
-        return {"source": where, **output.job_row(job), "result": result_of(job)}
+        return {"source": where, **views.job_row(job), "result": result_of(job)}

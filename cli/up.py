@@ -33,6 +33,7 @@ def run_up(*, as_json: bool, simulate: bool | None, concurrency: int) -> None:
         else:
             providers = f"simulated at {stack.environment['PAYMASTER_SIMULATOR']}" if simulated else "real"
             console.print(f"[bold]Paymaster is up.[/] Providers: {providers}. Logs: {stack.home / 'logs'}")
+            console.print(f"The HTTP API: {stack.environment['PAYMASTER_API']}/api/v1/", highlight=False)
             console.print(f"Flower: {url}  user {user}  password {password}", soft_wrap=True, highlight=False)
             console.print("Commands in this folder find it by themselves; other programs need:\n")
             for name, value in shown.items():

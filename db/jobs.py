@@ -298,11 +298,21 @@ def find(
     user_id: str | None = None,
     api: str | None = None,
     limit: int = 50,
+    after: tuple[datetime, str] | None = None,
 ) -> Sequence[Job]:
-    """The latest jobs that match, newest first."""
+    """The latest jobs that match, newest first; those that come `after` one of this time of creation and id."""
     wanted = {Job.state: state, Job.kind: kind, Job.user_id: user_id, Job.api: api}
     query = select(Job).where(*(column == value for column, value in wanted.items() if value is not None))
+    if after is not None:
+        created_at, job_id = after
+        query = query.where(or_(Job.created_at < created_at, (Job.created_at == created_at) & (Job.id > job_id)))
     return session.scalars(query.order_by(Job.created_at.desc(), Job.id).limit(limit)).all()
+
+
+def over(session: Session, ids: Collection[str]) -> Sequence[str]:
+    """Those of these jobs that have ended."""
+    final = [state for state in JobState if state.final]
+    return session.scalars(select(Job.id).where(Job.id.in_(ids), Job.state.in_(final))).all()
 
 
 def close_abandoned(session: Session, job_id: str) -> Sequence[Attempt]:

@@ -80,6 +80,23 @@ def by_strategy(session: Session, since: datetime) -> Sequence[Row[Any]]:
     return session.execute(select(*group, *figures).group_by(*group).order_by(*group)).all()
 
 
+def performance(session: Session, since: datetime, group: Any) -> Sequence[Row[Any]]:
+    """Of the calls since then that have ended, per `group` (a column of `Attempt`): `name`, `jobs`, `calls`,
+    `succeeded`, `cost` in nano-USD, and of those that succeeded the mean `milliseconds` and `quality`. A call that
+    failed by no fault of the model costs, and counts as no call."""
+    counts = Attempt.error_code.is_(None) | Attempt.error_code.not_in(NOT_THE_MODELS)
+    figures = (
+        func.count(func.distinct(Attempt.job_id)).label("jobs"),
+        _sum_of(counts, 1).label("calls"),
+        _sum_of(Attempt.success.is_(True), 1).label("succeeded"),
+        func.sum(Attempt.cost_nano).label("cost"),
+        func.avg(case((Attempt.success.is_(True), Attempt.processing_time_ms))).label("milliseconds"),
+        func.avg(case((Attempt.success.is_(True), Attempt.quality_score))).label("quality"),
+    )
+    ended = (Attempt.created_at >= since, Attempt.state != AttemptState.CALLING)
+    return session.execute(select(group.label("name"), *figures).where(*ended).group_by(group).order_by(group)).all()
+
+
 def _rank(rows: Any, group: tuple[Any, ...]) -> Any:
     """Which share of its group's successful calls took no longer than this one."""
     within = (*group, rows.c.success)

@@ -99,14 +99,14 @@ def _best(
         """Nano-USD of a typical job: on this model, and where it fails on the one after it."""
         after = next((m for m in (*candidates[1:], choice) if m.id != model.id), model)
         record = records[model.id]
-        return _per_call(model, record) + (1 - record.success) * _per_call(after, records.get(after.id))
+        return per_call(model, record) + (1 - record.success) * per_call(after, records.get(after.id))
 
     most = expected(choice) * (100 + EXPLORED_PERCENT) / 100
     known = [m for m in candidates if m.id in bounds and m.id in records and expected(m) <= most]
     return min(known, key=lambda m: (records[m.id].misses(goals), expected(m)), default=choice)
 
 
-def _per_call(model: Model, record: Record | None) -> float:
+def per_call(model: Model, record: Record | None) -> float:
     """Nano-USD of one call for a typical job; what failures were charged is in it."""
     if record is None:
         return _list_price(model)

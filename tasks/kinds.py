@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from functools import cache
+from itertools import count
 from typing import Any, NoReturn
 
 from pydantic import BaseModel
@@ -180,18 +181,24 @@ class Embed(JobKind):
         return list(rows)
 
     def result(self, data: list[JobVectors], metadata: dict[str, Any]) -> list[dict[str, Any]]:
-        share = metadata["cost_usd"] / sum(row.count for row in data)
-        vectors = ((row.dimensions, vector) for row in data for vector in split(row.vectors, row.dimensions))
-        return [
-            {
-                "embedding": vector,
-                "model_used": metadata["model_used"],
-                "dimensions": dimensions,
-                "text_index": index,
-                "cost_share_usd": share,
-            }
-            for index, (dimensions, vector) in enumerate(vectors)
-        ]
+        index = count()
+        texts = sum(row.count for row in data)
+        return [item for row in data for item in vector_items(row, texts, index, metadata)]
+
+
+def vector_items(
+    row: JobVectors, texts: int, index: Iterator[int], metadata: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The items of an embed job's result that are in this row; the job has so many `texts`, `index` counts them."""
+    share = metadata["cost_usd"] / texts
+    for vector in split(row.vectors, row.dimensions):
+        yield {
+            "embedding": vector,
+            "model_used": metadata["model_used"],
+            "dimensions": row.dimensions,
+            "text_index": next(index),
+            "cost_share_usd": share,
+        }
 
 
 def cut_texts(texts: list[str], model: Model) -> Iterator[list[str]]:
@@ -203,11 +210,11 @@ def cut_texts(texts: list[str], model: Model) -> Iterator[list[str]]:
     group: list[str] = []
     tokens = 0
     for index, text in enumerate(texts):
-        count = count_tokens(text, model.tokenizer)
-        if count > model.context:
-            _too_long(index, f"{count} tokens", model)
+        counted = count_tokens(text, model.tokenizer)
+        if counted > model.context:
+            _too_long(index, f"{counted} tokens", model)
         # counting a long text in chunks may miss a token or two at each cut
-        most = count + 2 * (len(text) // CHUNK_CHARS)
+        most = counted + 2 * (len(text) // CHUNK_CHARS)
         full = len(group) == provider.texts_per_request or tokens + most > provider.text_tokens_per_request
         if group and full:
             yield group

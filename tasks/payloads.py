@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -41,6 +42,9 @@ def _proper_text(text: str) -> str:
     if not text.strip():
         raise ValueError("must not be empty; give the text")
     return _sendable(text)
+
+
+_USER_ID = {"anyOf": [{"type": "integer"}, {"type": "string", "minLength": 1, "maxLength": 64}]}
 
 
 def _user_id(value: Any) -> Any:
@@ -100,12 +104,13 @@ class Payload(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    user_id: Annotated[Key, BeforeValidator(_user_id)] | None = Field(
+    user_id: Annotated[Key, BeforeValidator(_user_id), WithJsonSchema(_USER_ID)] | None = Field(
         None, description="The application's own key of the user: an integer or a short string."
     )
     api: Key | None = Field(None, description="Which API of the product submits the job, such as `keywords`.")
     model: ModelName | None = Field(None, description="The model to use, by id or alias.")
-    x_llm_model: Annotated[str | None, BeforeValidator(_header)] = Field(
+    # whatever it is, it fails no job
+    x_llm_model: Annotated[str | None, BeforeValidator(_header), WithJsonSchema({})] = Field(
         None, description="The value of the HTTP header X-LLM-Model."
     )
     strategy: ModelName | None = Field(None, description="The strategy to use instead of the current one.")

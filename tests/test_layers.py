@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic_settings import BaseSettings
 
+from api.settings import ApiSettings
 from budget.settings import BreakerSettings, BudgetSettings
 from db.settings import DatabaseSettings
 from selection.settings import SelectionSettings
@@ -47,6 +48,7 @@ def test_only_the_gateway_imports_litellm() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
+        ApiSettings,
         BudgetSettings,
         BreakerSettings,
         DatabaseSettings,

@@ -3,10 +3,21 @@
 from collections.abc import Sequence
 from typing import Any
 
+from celery import Celery
 from celery.app.control import Control as CeleryControl
 
 from db.jobs import cancel
 from db.session import write
+
+
+def cancel_job(app: Celery, job_id: str) -> bool:
+    """Cancel a job that has not begun; False if it has, is over or is none."""
+    with write() as session:
+        cancelled = cancel(session, job_id)
+    if cancelled:
+        # workers need not be told: they would throw away its message even if it is started again later
+        app.backend.mark_as_revoked(job_id, "cancelled before it ran")
+    return cancelled
 
 
 class Control(CeleryControl):
@@ -14,13 +25,6 @@ class Control(CeleryControl):
 
     def revoke(self, task_id: str | Sequence[str], *args: Any, **options: Any) -> Any:
         """Cancel jobs that have not begun. One that is running goes on, since its call may be paid for."""
-        others = []
-        for job_id in [task_id] if isinstance(task_id, str) else list(task_id):
-            with write() as session:
-                cancelled = cancel(session, job_id)
-            if cancelled:
-                # workers need not be told: they would throw away its message even if it is started again later
-                self.app.backend.mark_as_revoked(job_id, "cancelled before it ran")
-            else:
-                others.append(job_id)
+        ids = [task_id] if isinstance(task_id, str) else list(task_id)
+        others = [job_id for job_id in ids if not cancel_job(self.app, job_id)]
         return super().revoke(others, *args, **options) if others else None

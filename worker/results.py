@@ -1,6 +1,7 @@
 """Where `AsyncResult` looks: in Redis, which tells waiting programs at once, and where that knows nothing, in
 SQL, which keeps every job."""
 
+from contextvars import ContextVar
 from typing import Any
 
 from celery import Celery, states
@@ -24,6 +25,9 @@ STATES = {
     JobState.CANCELLED: states.REVOKED,
 }
 
+# Whether this program will wait for what it publishes here. A server that publishes for others never does, and need
+# not subscribe to the result of each job and unsubscribe again.
+waited_for: ContextVar[bool] = ContextVar("waited_for", default=True)
 
 # what Redis may still say when SQL knows more
 VAGUE = (states.PENDING, DEFERRED)
@@ -33,6 +37,11 @@ class JobBackend(RedisBackend):
     """Celery's Redis backend with a memory."""
 
     app: Celery
+
+    def on_task_call(self, producer: Any, task_id: str) -> None:
+        """Get ready to wait for a task that is published now."""
+        if waited_for.get():
+            super().on_task_call(producer, task_id)
 
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
         """Celery's meta data of a task; of a job that Redis does not know, or not to its end, by its row."""

@@ -1,16 +1,21 @@
 """How a job is accepted: checked, given its queue, and written to SQL before any message leaves."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
+from sqlalchemy import Table, insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from db.jobs import CLAIM_WITHIN_S, by_idempotency_key
 from db.models import Job, JobState, utc_now
-from db.session import read, write
+from db.session import read
+from db.writer import group_writer
 from selection.errors import CannotSelect
 from selection.registry import load_registry
+from selection.select import Selection
 from selection.strategies import MODEL_KIND
 from worker.choose import choose
 from worker.errors import InvalidJob
@@ -18,6 +23,19 @@ from worker.kind import JobKind
 
 PREMIUM_QUEUE = "generate-premium"
 LONGEST_ID = 64
+
+# built once: building it costs more than running it
+_INSERT = insert(cast("Table", Job.__table__))
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A job that has been checked and is not written yet, and the models that it would run on."""
+
+    kind: JobKind
+    payload: Any
+    job: Job
+    selection: Selection
 
 
 def fields_of(kind: JobKind, args: Any, kwargs: Any) -> dict[str, Any]:
@@ -38,15 +56,22 @@ def accept(kind: JobKind, job_id: str, fields: dict[str, Any], *, due_in_s: floa
 
     `again` lets a job stand that is there already: its message was delivered a second time. A job that was submitted
     under the same idempotency key before is returned instead, with its own id."""
+    return place(prepare(kind, job_id, fields, due_in_s=due_in_s).job, again)
+
+
+def prepare(kind: JobKind, job_id: str, fields: dict[str, Any], *, due_in_s: float = 0) -> Order:
+    """Check a job; `InvalidJob` says what is wrong. Nothing is written."""
     if not 1 <= len(job_id) <= LONGEST_ID or not job_id.isprintable():
         raise InvalidJob(f"{kind.name}: a task id has 1 to {LONGEST_ID} printable characters")
     payload = kind.payload(fields)
+    selection = _select(kind, payload, job_id)
+    premium = kind.name == "generate" and selection.candidates[0].premium
     due = utc_now() + timedelta(seconds=due_in_s)
     job = Job(
         id=job_id,
         kind=kind.name,
         state=JobState.QUEUED,
-        queue=_queue_of(kind, payload, job_id),
+        queue=PREMIUM_QUEUE if premium else kind.queue,
         user_id=payload.user_id,
         api=payload.api,
         payload=payload.model_dump(mode="json", exclude_none=True),
@@ -55,14 +80,14 @@ def accept(kind: JobKind, job_id: str, fields: dict[str, Any], *, due_in_s: floa
         # one that is submitted for later waits from then on
         waiting_since=due if due_in_s else None,
     )
-    return _insert(job, again)
+    return Order(kind, payload, job, selection)
 
 
 def accept_invalid(kind: JobKind, job_id: str, sentence: str) -> None:
     """Keep a job that came by message and cannot be run, so that whoever asks learns why."""
     if len(job_id) > LONGEST_ID or not job_id.isprintable():
         return  # SQL cannot hold it; its sender learns why from the result
-    _insert(
+    place(
         Job(
             id=job_id, kind=kind.name, state=JobState.FAILED, queue=kind.queue, payload={},
             error_code="invalid", error=sentence, finished_at=utc_now(), due_at=None,
@@ -79,23 +104,24 @@ def due_in(options: dict[str, Any]) -> float:
     return float(options.get("countdown") or 0)
 
 
-def _queue_of(kind: JobKind, payload: Any, job_id: str) -> str:
-    """The queue of a job's tier. A model that is unknown is refused here, whether or not the job's wish is honoured;
-    a header that is not honoured is not looked at, since anybody's client or proxy may send one."""
+def _select(kind: JobKind, payload: Any, job_id: str) -> Selection:
+    """The models of a job. One that is unknown is refused here, whether or not the job's wish is honoured; a header
+    that is not honoured is not looked at, since anybody's client or proxy may send one."""
     try:
         if payload.model is not None:
             load_registry().resolve(payload.model, MODEL_KIND[kind.name])
-        first = choose(kind, payload, job_id).candidates[0]
+        selection = choose(kind, payload, job_id)
     except CannotSelect as error:
         raise InvalidJob(f"{kind.name}: {error}") from None
-    kind.check_size(payload, first)
-    return PREMIUM_QUEUE if kind.name == "generate" and first.premium else kind.queue
+    kind.check_size(payload, selection.candidates[0])
+    return selection
 
 
-def _insert(job: Job, again: bool) -> Job:
+def place(job: Job, again: bool = False) -> Job:
+    """Write the row of a job, together with those of other threads; the job that counts, see `accept`."""
+    row = _row(job)
     try:
-        with write() as session:
-            session.add(job)
+        group_writer().commit(lambda session: session.execute(_INSERT, row))
     except IntegrityError:
         with read() as session:
             if (twin := _twin(session, job)) is not None:
@@ -104,6 +130,29 @@ def _insert(job: Job, again: bool) -> Job:
                 return _existing(session, job)
         raise InvalidJob(f"{job.kind}: there is a job with the id {job.id} already") from None
     return job
+
+
+def place_all(jobs: Sequence[Job]) -> list[Job | InvalidJob]:
+    """Write many jobs in one transaction; for each the job that counts, or why there is none."""
+    rows = [_row(job) for job in jobs]
+    try:
+        if rows:
+            group_writer().commit(lambda session: session.execute(_INSERT, rows))
+    except IntegrityError:
+        return [_place_one(job) for job in jobs]
+    return list(jobs)
+
+
+def _place_one(job: Job) -> Job | InvalidJob:
+    try:
+        return place(job)
+    except InvalidJob as error:
+        return error
+
+
+def _row(job: Job) -> dict[str, Any]:
+    """The columns of a job that somebody has set; the others have defaults."""
+    return {name: value for name, value in vars(job).items() if name != "_sa_instance_state"}
 
 
 def _twin(session: Session, job: Job) -> Job | None:

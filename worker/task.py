@@ -19,7 +19,7 @@ from worker.errors import Cancelled, Deferred, InvalidJob, JobFailed, NotOurs, R
 from worker.kind import JobKind
 from worker.results import DEFERRED
 from worker.submit import accept, accept_invalid, due_in, fields_of
-from worker.traces import describe, headers, span
+from worker.traces import headers, span
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +51,6 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
         job_id = task_id or uuid()
         if options.get("retries"):
             return super().apply_async((), {}, task_id=job_id, **options)
-        with span("submit", "PRODUCER", job_id=job_id, kind=self.kind.name):
-            return self._submit(job_id, args, kwargs, task_id, options)
-
-    def _submit(
-        self, job_id: str, args: Any, kwargs: Any, task_id: str | None, options: dict[str, Any]
-    ) -> AsyncResult[Any]:
         try:
             job = accept(self.kind, job_id, fields_of(self.kind, args, kwargs), due_in_s=due_in(options))
         except InvalidJob as error:
@@ -70,20 +64,24 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
             return self._refuse_step(job_id, str(error))
         if job.id != job_id:
             return self._same_job(job.id, task_id)
-        options.setdefault("queue", job.queue)
-        describe(queue=options["queue"])
-        if traced := headers():
-            options["headers"] = {**(options.get("headers") or {}), **traced}
         try:
-            return super().apply_async((), {}, task_id=job_id, **options)
-        except OperationalError as error:
-            logger.warning("job %s is accepted, the sweeper will publish it: %s", job_id, type(error).__name__)
-            return self.AsyncResult(job_id)
+            return self.publish(job_id, **{"queue": job.queue, **options})
         except Exception:
             # an option that Celery does not take, such as an unknown queue: whoever asked for it is told so
             with write() as session:
                 cancel(session, job_id)
             raise
+
+    def publish(self, job_id: str, **options: Any) -> AsyncResult[Any]:
+        """Send the id of a job that was accepted. If the broker is away, the sweeper does so later."""
+        with span("submit", "PRODUCER", job_id=job_id, kind=self.kind.name, queue=options["queue"]):
+            if traced := headers():
+                options["headers"] = {**(options.get("headers") or {}), **traced}
+            try:
+                return super().apply_async((), {}, task_id=job_id, **options)
+            except OperationalError as error:
+                logger.warning("job %s is accepted, the sweeper will publish it: %s", job_id, type(error).__name__)
+                return self.AsyncResult(job_id)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """What a worker does with a message, and what `parse(…)` does here and now."""

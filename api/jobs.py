@@ -1,0 +1,280 @@
+"""Submit, find, wait for and cancel jobs over HTTP."""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from itertools import count
+from typing import Annotated, Any, Literal
+
+from celery.utils import uuid
+from fastapi import APIRouter, Depends, Header, Query, Request
+from kombu.exceptions import OperationalError as BrokerError
+from redis.exceptions import RedisError
+from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
+
+from api import problems, schemas, views
+from api.access import Caller, needs
+from api.docs import BATCH, EMBED, GENERATE, PARSE, answers, takes
+from api.money import uses_of
+from api.problems import Problem
+from api.reading import Body, Word, answer, pack, plain, read_object, unpack
+from api.settings import ApiSettings, Role
+from budget.ledger import ScopeUse
+from db import jobs
+from db.environment import read_settings
+from db.models import Job, JobState, JobVectors
+from db.session import read
+from tasks import embed, generate, parse
+from tasks.kinds import vector_items
+from tasks.vectors import Vector
+from worker.app import app as celery_app
+from worker.control import cancel_job
+from worker.errors import InvalidJob
+from worker.foresee import foresee
+from worker.results import waited_for
+from worker.submit import Order, place, place_all, prepare
+from worker.task import JobTask
+
+LONGEST_WAIT_S = 60
+TASKS: dict[str, JobTask] = {"parse": parse, "generate": generate, "embed": embed}
+# of a streamed result
+ITEMS_PER_CHUNK = 64
+
+Submitter = Annotated[Caller, Depends(needs(Role.SUBMIT))]
+Reader = Annotated[Caller, Depends(needs(Role.SUBMIT, Role.READ))]
+Model = Annotated[str | None, Header(alias="X-LLM-Model", description="The model to use, where that is honoured.")]
+Key = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", description="The submitter's own name of the job: sent again, it is the same job."),
+]
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+@router.post("/parse/", **answers(202, schemas.Accepted, 402), **takes("ParsePayload", PARSE))
+def submit_parse(body: Body, caller: Submitter, x_llm_model: Model = None, idempotency_key: Key = None) -> Response:
+    """Parse a job posting into structured data."""
+    return _submit(parse, body, caller, x_llm_model, idempotency_key)
+
+
+@router.post("/generate/", **answers(202, schemas.Accepted, 402), **takes("GeneratePayload", GENERATE))
+def submit_generate(body: Body, caller: Submitter, x_llm_model: Model = None, idempotency_key: Key = None) -> Response:
+    """Write the content of a CV for a posting."""
+    return _submit(generate, body, caller, x_llm_model, idempotency_key)
+
+
+@router.post("/embed/", **answers(202, schemas.Accepted, 402), **takes("EmbedPayload", EMBED))
+def submit_embed(body: Body, caller: Submitter, x_llm_model: Model = None, idempotency_key: Key = None) -> Response:
+    """Turn texts into vectors."""
+    return _submit(embed, body, caller, x_llm_model, idempotency_key)
+
+
+@router.post("/batch/", **answers(207, schemas.Outcomes), **takes("Batch", BATCH))
+def submit_batch(body: Body, caller: Submitter, x_llm_model: Model = None) -> Response:
+    """Submit many jobs, each with an outcome of its own: a job that is refused stops no other."""
+    given = read_object(body)
+    if [*given] != ["jobs"] or not isinstance(given["jobs"], list) or not given["jobs"]:
+        raise Problem(422, "invalid", "field jobs: give a list of one job or more, and nothing else", field="jobs")
+    most = read_settings(ApiSettings).api_max_batch
+    if len(given["jobs"]) > most:
+        raise Problem(
+            422, "invalid", f"field jobs: has {len(given['jobs'])} jobs, at most {most} are taken (API_MAX_BATCH)",
+            field="jobs",
+        )  # fmt: skip
+    uses: dict[str | None, list[ScopeUse]] = {}
+    prepared = [_or_problem(fields, caller, x_llm_model, uses) for fields in given["jobs"]]
+    orders = [order for order in prepared if isinstance(order, Order)]
+    placed = iter(place_all([order.job for order in orders]))
+    outcomes = []
+    for order in prepared:
+        made: Any = next(placed) if isinstance(order, Order) else order
+        if isinstance(made, InvalidJob):
+            made = _invalid(made, caller)
+        if isinstance(made, Problem):
+            outcomes.append({"status": made.status, "problem": made.body})
+        elif isinstance(order, Order):
+            outcomes.append({"status": 202, "job": _publish(order, made)})
+    return answer({"jobs": outcomes}, 207)
+
+
+@router.get("/{job_id}/", **answers(200, schemas.Job, 404))
+async def get_job(
+    request: Request,
+    caller: Reader,
+    job_id: str,
+    wait: Annotated[float, Query(ge=0, le=LONGEST_WAIT_S, description="Seconds to wait for the end.")] = 0,
+) -> Response:
+    """One job: its state, its attempts, what it has cost so far and, once it has succeeded, its result."""
+    if wait:
+        job = await run_in_threadpool(_visible, job_id, caller)
+        if not JobState(job.state).final:
+            await request.app.state.waiting.until_over(job_id, wait)
+    return await run_in_threadpool(_show, job_id, caller)
+
+
+@router.get("/", **answers(200, schemas.Jobs))
+def list_jobs(
+    caller: Reader,
+    state: JobState | None = None,
+    kind: Literal["parse", "generate", "embed"] | None = None,
+    user_id: Word | None = None,
+    api: Word | None = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    cursor: Annotated[str | None, Query(max_length=400, description="`next` of the page before.")] = None,
+) -> Response:
+    """Jobs that match, newest first, a page at a time."""
+    after = _place(cursor) if cursor is not None else None
+    with read() as session:
+        found = jobs.find(
+            session, state=state, kind=kind, user_id=caller.only(user_id), api=api, limit=limit + 1, after=after
+        )
+        rows = [views.job_row(job) for job in found[:limit]]
+        last = found[limit - 1] if len(found) > limit else None
+        return answer({"jobs": rows, "next": last and pack(last.created_at.isoformat(), last.id)})
+
+
+@router.delete("/{job_id}/", **answers(200, schemas.JobRow, 404, 409))
+def cancel_one(caller: Submitter, job_id: str) -> Response:
+    """Cancel a job that is not under way. One that is running goes on: its call may be paid for."""
+    job = _visible(job_id, caller)
+    with suppress(RedisError, BrokerError):  # SQL has it; whoever waits by Celery learns it from there
+        cancel_job(celery_app, job.id)
+    job = _visible(job_id, caller)
+    if job.state != JobState.CANCELLED:
+        raise Problem(409, "conflict", f"the job is {job.state}; only one that waits can be cancelled")
+    return answer(views.job_row(job))
+
+
+def _submit(task: JobTask, body: bytes, caller: Caller, model: str | None, key: str | None) -> Response:
+    fields = read_object(body)
+    if key is not None and fields.setdefault("idempotency_key", key) != key:
+        sentence = "field idempotency_key: is another one than the header Idempotency-Key; give one of them"
+        raise Problem(422, "invalid", sentence, field="idempotency_key")
+    order = _prepare(task, fields, caller, model)
+    _check_budget(order, uses_of(order.job.user_id))
+    try:
+        job = place(order.job)
+    except InvalidJob as error:
+        raise _invalid(error, caller) from None
+    accepted = _publish(order, job)
+    return answer(accepted, 202, Location=accepted["url"])
+
+
+def _prepare(task: JobTask, fields: dict[str, Any], caller: Caller, model: str | None) -> Order:
+    if model is not None:
+        fields.setdefault("x_llm_model", model)
+    if caller.user_id is not None and str(fields.setdefault("user_id", caller.user_id)) != caller.user_id:
+        raise Problem(403, "forbidden", "field user_id: the token is bound to another user", field="user_id")
+    return prepare(task.kind, uuid(), fields)
+
+
+def _or_problem(
+    fields: Any, caller: Caller, model: str | None, uses: dict[str | None, list[ScopeUse]]
+) -> Order | Problem:
+    """One job of a batch; `uses` keeps how the budgets of each user stand."""
+    kind = fields.pop("kind", None) if isinstance(fields, dict) else None
+    if not isinstance(kind, str) or kind not in TASKS:
+        return Problem(422, "invalid", f"field kind: give one of {', '.join(TASKS)}", field="kind")
+    try:
+        order = _prepare(TASKS[kind], fields, caller, model)
+        user = order.job.user_id
+        if user not in uses:
+            uses[user] = uses_of(user)
+        _check_budget(order, uses[user])
+    except InvalidJob as error:
+        return problems.invalid_job(error)
+    except Problem as refused:
+        return refused
+    return order
+
+
+def _check_budget(order: Order, uses: list[ScopeUse]) -> None:
+    """Raise a 402 for a job that certainly has no room. One that was accepted before is none that is refused now."""
+    if (exceeded := foresee(order, uses)) is None:
+        return
+    key = order.job.idempotency_key
+    with read() as session:
+        if key is None or jobs.by_idempotency_key(session, key) is None:
+            raise problems.over_budget(exceeded)
+
+
+def _invalid(error: InvalidJob, caller: Caller) -> Problem:
+    if caller.user_id is not None and "idempotency_key" in str(error):
+        # whose job it is, and which, is not for this caller
+        sentence = "field idempotency_key: another job has this key; give a new job a key of its own"
+        return Problem(422, "invalid", sentence, field="idempotency_key")
+    return problems.invalid_job(error)
+
+
+def _publish(order: Order, job: Job) -> dict[str, Any]:
+    """Send the job's id on its way, unless it was there already; what the submitter is told."""
+    if job is order.job:
+        waited_for.set(False)
+        TASKS[job.kind].publish(job.id, queue=job.queue)
+    return {"id": job.id, "state": str(job.state), "url": f"/api/v1/jobs/{job.id}/"}
+
+
+def _visible(job_id: str, caller: Caller) -> Job:
+    """The job of that id; a 404 also for another user's, where the caller is bound to one."""
+    if job_id.isprintable():
+        with read() as session:
+            job = session.get(Job, job_id)
+        if job is not None and caller.user_id in (None, job.user_id):
+            return job
+    raise Problem(404, "not_found", "there is no such job")
+
+
+def _show(job_id: str, caller: Caller) -> Response:
+    job = _visible(job_id, caller)
+    with read() as session:
+        attempts = jobs.attempts_of(session, job.id)
+        cost = sum(attempt.cost_nano for attempt in attempts)
+    shown = {
+        **views.job_row(job),
+        "cost_usd": cost / 10**9,
+        "attempts": [views.attempt_row(attempt) for attempt in attempts],
+        "problem": problems.of_failed(job) if job.state == JobState.FAILED else None,
+    }
+    if job.state == JobState.SUCCEEDED and job.kind == "embed":
+        return StreamingResponse(_with_vectors(job, shown), media_type="application/json")
+    result = TASKS[job.kind].result_of(job) if job.state == JobState.SUCCEEDED else None
+    return answer({**shown, "result": result})
+
+
+def _with_vectors(job: Job, shown: dict[str, Any]) -> Iterator[str]:
+    """The job as JSON with its vectors, of which no more than one request's are in memory."""
+    mine = JobVectors.job_id == job.id
+    with read() as session:
+        parts = session.execute(
+            select(JobVectors.part, JobVectors.count.label("texts")).where(mine).order_by(JobVectors.part)
+        ).all()
+    texts, index = sum(part.texts for part in parts), count()
+    yield json.dumps(shown, default=plain)[:-1] + ', "result": ['
+    separator = ""
+    for part in parts:
+        with read() as session:
+            row = session.get_one(JobVectors, (job.id, part.part))
+        chunk: list[str] = []
+        for item in vector_items(row, texts, index, job.model_metadata or {}):
+            chunk.append(json.dumps(item, default=Vector.tolist))
+            if len(chunk) == ITEMS_PER_CHUNK:
+                yield separator + ", ".join(chunk)
+                separator, chunk = ", ", []
+        if chunk:
+            yield separator + ", ".join(chunk)
+            separator = ", "
+    yield "]}"
+
+
+def _place(cursor: str) -> tuple[datetime, str]:
+    moment, job_id = unpack(cursor, str, str)
+    try:
+        created_at = datetime.fromisoformat(moment)
+        if created_at.tzinfo is not None and 2000 <= created_at.year < 2200:
+            return created_at, job_id
+    except ValueError:
+        pass
+    raise Problem(422, "parameter", "cursor: give `next` of the page before, unchanged", field="cursor")
