@@ -35,6 +35,23 @@ for _name in ("basic_ack", "basic_reject"):
     setattr(Channel, _name, _only_if_open(getattr(Channel, _name)))
 
 
+_create_client = Channel._create_client  # type: ignore[attr-defined]  # it is not in the stubs
+
+
+def _one_client(self: Channel, asynchronous: bool = False) -> Any:
+    """kombu makes a client of redis-py for every command, which takes longer than the command: a tenth of the CPU of a
+    job. One does for a connection pool, and is safe among threads."""
+    if asynchronous:
+        return _create_client(self, asynchronous=True)
+    held = self.__dict__.get("_one_client")
+    if held is None or held.connection_pool is not self.pool:
+        held = self.__dict__["_one_client"] = _create_client(self)
+    return held
+
+
+Channel._create_client = _one_client  # type: ignore[attr-defined]
+
+
 @setup_logging.connect
 def _log(loglevel: int | None = None, **_: Any) -> None:
     """Celery leaves the logging of workers and beat to us."""

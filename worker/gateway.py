@@ -17,10 +17,13 @@ import aiohttp
 import httpx
 
 from budget.money import Usage
+from db.environment import read_settings
 from db.once import once_per_process
 from selection.registry import Model, load_registry
+from worker import translated
 from worker.errors import CallFailed, classify
 from worker.kind import Answer, ChatRequest, EmbedRequest, Request, Vectors
+from worker.settings import WorkerSettings
 
 # More tokens than any model can hold: a usage beyond it is an error of the provider's.
 ABSURD_TOKENS = 20_000_000
@@ -72,13 +75,19 @@ async def call(model: Model, request: Request, deadline_s: float) -> Answer:
 
 
 async def _chat(model: Model, request: ChatRequest, deadline_s: float) -> Answer:
-    response = await _litellm().acompletion(
-        messages=[{"role": "system", "content": request.system}, {"role": "user", "content": request.user}],
-        temperature=request.temperature,
-        max_tokens=request.max_tokens,
+    address = _address(model, deadline_s)
+    messages = [{"role": "system", "content": request.system}, {"role": "user", "content": request.user}]
+    parameters = {
+        "temperature": request.temperature,
+        "max_tokens": request.max_tokens,
         **_json_by(model, request),
-        **_address(model, deadline_s),
-    )
+    }
+    if _is_translated(model):
+        response = await translated.chat(
+            _litellm(), model.litellm, messages, parameters, address["api_key"], address["api_base"]
+        )
+    else:
+        response = await _litellm().acompletion(messages=messages, **parameters, **address)
     usage = _usage(getattr(response, "usage", None))
     choice = response.choices[0] if response.choices else None
     content = getattr(getattr(choice, "message", None), "content", None)
@@ -91,6 +100,11 @@ async def _chat(model: Model, request: ChatRequest, deadline_s: float) -> Answer
         _refuse(model, "refused", "gave no answer", usage)
     # an answer without output tokens: the provider's count is not to be believed
     return Answer(content, None, usage if usage and usage.output > 0 else None)
+
+
+def _is_translated(model: Model) -> bool:
+    provider = model.litellm.partition("/")[0]
+    return provider in translated.TRANSLATED and read_settings(WorkerSettings).llm_http == "own"
 
 
 def _refuse(model: Model, code: str, what: str, usage: Usage | None) -> NoReturn:

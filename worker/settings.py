@@ -21,6 +21,11 @@ class WorkerSettings(BaseSettings):
     """Running jobs, from the environment."""
 
     llm_call_deadline_s: float = Field(120, gt=0, le=900, description="The most that one provider call may take.")
+    llm_http: Literal["own", "litellm"] = Field(
+        "own",
+        description="Who sends chat requests to OpenAI and Anthropic: `own` connections, with litellm as the "
+        "translator, or `litellm`.",
+    )
     llm_max_failures: int = Field(6, ge=1, le=50, description="Failed attempts after which a job is given up.")
     llm_max_lost_runs: int = Field(5, ge=1, le=50, description="Lost workers after which a job is given up.")
     worker_shutdown_s: float = Field(

@@ -11,6 +11,7 @@ import redis
 from budget.ledger import Ledger
 from simulator.server import running
 from tests.integration.conftest import point_celery_at
+from tests.worker.recorder import recorder  # noqa: F401  # a fixture
 from worker.app import app
 from worker.gateway import warm_up
 

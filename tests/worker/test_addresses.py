@@ -1,16 +1,12 @@
 """Where a call goes and with which key, seen by a server that records what real litellm sends."""
 
-import asyncio
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from db.once import once_per_environment
 from selection.registry import load_registry
+from tests.worker.recorder import Recorder
 from worker.errors import CallFailed
 from worker.gateway import call
 from worker.kind import ChatRequest
@@ -20,48 +16,6 @@ pytestmark = pytest.mark.xdist_group("litellm")
 
 SCHEMA = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
 REQUEST = ChatRequest("You read.", "A baker.", "Posting", SCHEMA, temperature=0.1, max_tokens=100)
-ANSWER = {
-    "id": "1", "object": "chat.completion", "created": 1, "model": "m",
-    "choices": [{"index": 0, "message": {"role": "assistant", "content": "{}"}, "finish_reason": "stop"}],
-    "usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6},
-}  # fmt: skip
-
-
-@dataclass
-class Recorder:
-    """A server that answers every request the same, and what it was sent."""
-
-    url: str = ""
-    seen: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
-
-    async def answer(self, request: web.Request) -> web.Response:
-        self.seen.append((str(request.rel_url), dict(request.headers), await request.json()))
-        return web.json_response(ANSWER)
-
-
-@pytest.fixture
-def recorder(environment: None) -> Iterator[Recorder]:
-    made, loop, ready = Recorder(), asyncio.new_event_loop(), threading.Event()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", made.answer)
-    runner = web.AppRunner(app)
-
-    async def start() -> None:
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        ready.set()
-
-    loop.create_task(start())
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    ready.wait(10)
-    yield made
-    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
-    loop.close()
 
 
 def ask(name: str) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from kombu.transport.redis import Channel
+from redis import ConnectionPool, Redis
 
 import worker.app  # noqa: F401  # it mends kombu
 
@@ -25,3 +26,16 @@ def test_over_an_open_connection_it_is_sent() -> None:
     channel.basic_ack("tag")
     channel.basic_reject("other", requeue=True)
     assert told == ["tag", ("other", True)]
+
+
+def test_commands_of_one_pool_share_their_client() -> None:
+    channel = Channel.__new__(Channel)
+    channel._async_pool = None
+    channel.Client = Redis
+    channel._pool = ConnectionPool()
+    with channel.conn_or_acquire() as one, channel.conn_or_acquire() as other:
+        assert one is other
+        assert one.connection_pool is channel._pool
+    channel._pool = ConnectionPool()
+    with channel.conn_or_acquire() as after_an_outage:
+        assert after_an_outage.connection_pool is channel._pool
