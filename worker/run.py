@@ -51,6 +51,7 @@ from worker.shutdown import stopping
 from worker.tokens import most_input_tokens
 from worker.watched import note_cost, watched_run
 
+# in a row; then it is the next one's turn
 TRIES_PER_MODEL = 2
 FIRST_BACKOFF_S = 0.5
 SHUTDOWN = "the worker is shutting down"
@@ -222,24 +223,26 @@ class _Run:
         return history
 
     def _models_left(self) -> list[Model]:
-        """The candidates that have not failed for good here, best first; `JobFailed` if there is none."""
+        """The candidates that have not failed for good here, those that had fewer turns first, then the best first;
+        `JobFailed` if there is none."""
         ended_badly = (AttemptState.FAILED, AttemptState.UNKNOWN)
         failures = [a for a in self.history if a.state in ended_badly and a.number > self.job.forgiven]
         if len(failures) >= read_settings(WorkerSettings).llm_max_failures:
             last = failures[-1].error
             raise JobFailed(f"given up after {len(failures)} failed attempts, the last: {last}", "attempts")
 
-        # a job with one candidate may use all its failures on it
-        tries = TRIES_PER_MODEL if len(self.selection.candidates) > 1 else len(failures) + 1
-
-        def ruled_out(model: Model) -> bool:
-            own = [f for f in failures if f.model_name == model.id and f.error_code not in NOT_THE_MODELS_FAULT]
-            return len(own) >= tries or any(f.error_class != ErrorClass.SAME for f in own)
-
-        left = [model for model in self.selection.candidates if not ruled_out(model)]
+        own: dict[str, list[Attempt]] = {model.id: [] for model in self.selection.candidates}
+        for failure in failures:
+            if failure.model_name in own and failure.error_code not in NOT_THE_MODELS_FAULT:
+                own[failure.model_name].append(failure)
+        left = [
+            model for model in self.selection.candidates
+            if all(failure.error_class == ErrorClass.SAME for failure in own[model.id])
+        ]  # fmt: skip
         if not left:
             raise JobFailed(f"no model is left to try, the last failure: {failures[-1].error}", "no_model")
-        return left
+        # in turns: one that was down a while ago may be the only one that is not down now
+        return sorted(left, key=lambda model: len(own[model.id]) // TRIES_PER_MODEL)
 
     def _call_within_budget(self, part: int, total: int, models: list[Model]) -> None:
         """Call the first model that may be called. One whose breaker is open is passed over at no cost; where a budget

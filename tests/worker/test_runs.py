@@ -26,6 +26,7 @@ from tests.worker.lab import (
     rebuild,
     rows_total,
     run,
+    run_to_the_end,
     spent_and_reserved,
     still_mine_then_lose_it,
     submit,
@@ -277,3 +278,13 @@ def test_an_embed_job_stays_on_the_model_of_its_first_part_whatever_the_strategy
     assert {item["model_used"] for item in items} == {"text-embedding-3-small"}
     assert len({item["dimensions"] for item in items}) == 1
     assert [item["text_index"] for item in items] == list(range(2050))
+
+
+def test_models_take_turns_until_the_cap(simulator: Simulator) -> None:
+    """Neither of two models is lost for good after its two tries: the one that was down first may be up again."""
+    simulator.fault(fault="status", status=500, first=5)
+    metadata = run_to_the_end(submit(job_description=POSTING, strategy="legacy"))["processing_metadata"]
+    gpt, claude = "gpt-3.5-turbo", "claude-3-haiku-20240307"
+    assert [attempt.model_name for attempt in attempts()] == [gpt, gpt, claude, claude, gpt, gpt]
+    assert metadata["model_used"] == gpt
+    assert spent_and_reserved() == (simulator.bill(), 0)
