@@ -54,16 +54,21 @@ broker_connection_retry_on_startup = True
 broker_pool_acquire_timeout = 10
 task_publish_retry_policy = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1.0}
 
-timezone = os.environ.get("BUDGET_TIMEZONE", "UTC")
+# Rounds that nobody took in time are not run late, one upon the other. Beat's clock writes when that is, and the
+# worker's reads it: were it seconds, clocks that are a little apart would stop all maintenance unseen.
+_A_MINUTE = {"expires": 60}
+
+# that of `_crontab`: a zone with summer time would leave out a round on the day of 25 hours
+timezone = "UTC"
 beat_schedule = {
-    "sweep": {"task": "maintenance.sweep", "schedule": 5.0, "options": {"expires": 10}},
-    # soon after midnight of `timezone`, too: whole hours of a zone are its own
-    "rollup": {"task": "maintenance.roll_up", "schedule": _crontab(minute="7"), "options": {"expires": 3000}},
+    "sweep": {"task": "maintenance.sweep", "schedule": 5.0, "options": _A_MINUTE},
+    # soon after every midnight: zones are whole or half hours from UTC, but for a few
+    "rollup": {"task": "maintenance.roll_up", "schedule": _crontab(minute="7,37"), "options": {"expires": 1500}},
     # Asks what is due instead of naming midnight: days of 23 and 25 hours, and a beat that was down, are no special
     # cases.
     "report": {"task": "maintenance.report", "schedule": 300.0, "options": {"expires": 240}},
-    "alert": {"task": "maintenance.alert", "schedule": 15.0, "options": {"expires": 15}},
-    "objectives": {"task": "maintenance.objectives", "schedule": 60.0, "options": {"expires": 60}},
+    "alert": {"task": "maintenance.alert", "schedule": 15.0, "options": _A_MINUTE},
+    "objectives": {"task": "maintenance.objectives", "schedule": 60.0, "options": _A_MINUTE},
 }
 beat_schedule_filename = str(Path(os.environ.get("PAYMASTER_HOME", ".paymaster")) / "beat-schedule")
 # so that a changed schedule or a short interval is never slept over

@@ -16,10 +16,11 @@ from sqlalchemy import Connection, func, select, text
 from db.migrate import upgrade
 from db.models import Attempt, DailyCost, utc_now
 from db.once import once_per_environment
-from db.rollup import complete, day_statement, days_statement
+from db.rollup import day_statement, days_statement
+from db.rounds import MARGIN, ROLLUP, complete
 from db.session import engine, write
 from tests.postgres import running_postgres
-from watch.rollup import MARGIN, roll_up
+from watch.rollup import roll_up
 
 MILLION = 1_000_000
 DAY = "2026-11-22"
@@ -93,7 +94,7 @@ def measure(attempts: int) -> dict[str, Any]:
         connection.execute(text("DELETE FROM model_cost_tracking WHERE date = :day"), {"day": DAY})
     with write() as session:
         session.execute(text("DELETE FROM rounds"))
-        complete(session, utc_now() - timedelta(hours=20))
+        complete(session, ROLLUP, utc_now() - timedelta(hours=20))
     report: dict[str, Any] = {"attempts": attempts, "fill_s": filled, "first_round_of_all_days_s": first}
     report["days"] = days = []
     report["round_of_the_day_s"] = seconds(lambda: days.extend(roll_up()))

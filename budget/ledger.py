@@ -240,9 +240,9 @@ class Ledger:
         scopes = scopes_of(periods, self.settings, user_id=user_id, job_id=job_id, job_cap=job_cap)
         return self._uses(scopes)
 
-    def usage_of_users(self, user_ids: Sequence[str]) -> dict[str, ScopeUse]:
-        """How the daily budgets of these users stand."""
-        periods = self.periods()
+    def usage_of_users(self, user_ids: Sequence[str], moment: float | None = None) -> dict[str, ScopeUse]:
+        """How the budgets of these users stand for today, or for the day that holds `moment` (seconds since 1970)."""
+        periods = self.periods() if moment is None else periods_at(moment, self.settings.budget_timezone)
         scopes = [
             scopes_of(periods, self.settings, user_id=user_id, job_id="", job_cap=None)[-1] for user_id in user_ids
         ]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pydantic_settings import BaseSettings
 
 QUEUES = ("parse", "generate", "generate-premium", "embed", "maintenance")
+# how many of its tasks must be able to run at once: the sweeper waits neither for a report nor for a mail server
+LEAST = dict.fromkeys(QUEUES, 1) | {"maintenance": 8}
 PROVIDER_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY")
 START_WITHIN_S = 30
 STOP_WITHIN_S = 15
@@ -120,7 +122,7 @@ class Stack:
         return self.start(
             f"worker-{queue}",
             sys.executable, "-m", "celery", "--quiet", "-A", "worker.app", "worker",
-            "-Q", queue, "-n", f"{queue}@%h", "-c", str(self.concurrency),
+            "-Q", queue, "-n", f"{queue}@%h", "-c", str(max(self.concurrency, LEAST[queue])),
             # the workers of one host cannot all have the same
             environment={"METRICS_PORT": "0"},
         )  # fmt: skip

@@ -11,9 +11,8 @@ from sqlalchemy import CursorResult, Table, and_, exists, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from db.models import Alert, Attempt, Delivery, Round, utc_now
+from db.models import Alert, Attempt, Delivery, utc_now
 
-ROUND = "alerts"
 # what nobody has handed out for so long is no news any more
 NEWS_FOR = timedelta(days=2)
 MOST_ERROR_CHARS = 200
@@ -65,12 +64,12 @@ def raise_alert(session: Session, notice: Notice) -> bool:
     return False
 
 
-def open_alerts(session: Session, kinds: Collection[AlertKind], periods: Collection[str]) -> set[tuple[str, ...]]:
-    """The keys of the alerts of these kinds and periods that are not cleared."""
-    found = session.execute(
-        select(*_KEY).where(Alert.kind.in_(kinds), Alert.period.in_(periods), Alert.cleared_at.is_(None))
-    )
-    return {tuple(row) for row in found}
+def keys(
+    session: Session, kinds: Collection[AlertKind], periods: Collection[str], *, only_open: bool
+) -> set[tuple[str, ...]]:
+    """The keys of the alerts of these kinds and periods; only of those that are not cleared, if that is asked."""
+    found = select(*_KEY).where(Alert.kind.in_(kinds), Alert.period.in_(periods))
+    return {tuple(row) for row in session.execute(found.where(Alert.cleared_at.is_(None)) if only_open else found)}
 
 
 def clear(session: Session, keys: Iterable[tuple[str, ...]]) -> None:
@@ -159,13 +158,3 @@ def users_charged(session: Session, since: datetime) -> Sequence[str]:
     """The users of whom a call has ended since then."""
     charged = select(Attempt.user_id).where(Attempt.user_id.is_not(None), Attempt.settled_at >= since).distinct()
     return cast("Sequence[str]", session.scalars(charged).all())
-
-
-def looked_at(session: Session) -> datetime | None:
-    """When the last round that looked at users began, None if there was none."""
-    return session.scalar(select(Round.begun_at).where(Round.name == ROUND))
-
-
-def note_look(session: Session, begun_at: datetime) -> None:
-    """The next round goes on from here."""
-    session.merge(Round(name=ROUND, begun_at=begun_at))

@@ -19,6 +19,12 @@ def in_force(session: Session, what: str, until: datetime | None = None) -> dict
     return {subject: after for subject, after in rows if after is not None}
 
 
+def changed_since(session: Session, what: str, subject: str, moment: datetime) -> bool:
+    """Whether this was changed since then."""
+    mine = (Change.what == what, Change.subject == subject, Change.created_at >= moment)
+    return session.scalar(select(Change.id).where(*mine).limit(1)) is not None
+
+
 def version(session: Session, what: str) -> int:
     """A number that grows with every change."""
     return session.scalar(select(func.coalesce(func.max(Change.id), 0)).where(Change.what == what)) or 0

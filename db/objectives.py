@@ -7,11 +7,13 @@ from typing import Any
 from sqlalchemy import Float, Row, case, cast, func, select
 from sqlalchemy.orm import Session
 
-from db.models import Attempt
+from db.models import Attempt, CostBasis
 from db.statistics import NOT_THE_MODELS
 
 # the prompt's doing, which says nothing of the model either
 NOT_A_FAULT = (*NOT_THE_MODELS, "context_length_exceeded", "content_policy_violation")
+# a cost that was put right by hand makes no old call a new one
+_NOT_BY_HAND = func.coalesce(Attempt.cost_basis, "") != CostBasis.BY_HAND
 
 
 def of_models(session: Session, since: datetime) -> Sequence[Row[Any]]:
@@ -21,7 +23,7 @@ def of_models(session: Session, since: datetime) -> Sequence[Row[Any]]:
     timed = Attempt.success & Attempt.processing_time_ms.is_not(None)
     calls = (
         select(Attempt.model_name, Attempt.success, Attempt.processing_time_ms, timed.label("timed"))
-        .where(Attempt.settled_at >= since, Attempt.success.is_not(None), counts)
+        .where(Attempt.settled_at >= since, Attempt.success.is_not(None), counts, _NOT_BY_HAND)
         .subquery()
     )
     within = (calls.c.model_name, calls.c.timed)
@@ -44,6 +46,6 @@ def of_strategies(session: Session, since: datetime) -> Sequence[Row[Any]]:
     scored = Attempt.success & Attempt.quality_score.is_not(None)
     return session.execute(
         select(Attempt.strategy, func.count().label("answers"), func.avg(Attempt.quality_score).label("quality"))
-        .where(Attempt.settled_at >= since, scored)
+        .where(Attempt.settled_at >= since, scored, _NOT_BY_HAND)
         .group_by(Attempt.strategy)
     ).all()

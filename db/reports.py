@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, case, func, literal, select
 from sqlalchemy.orm import Session
 
-from db.models import Attempt, AttemptState, Change, CostBasis, DailyCost, Job, JobState, Report, Round
+from db import rounds
+from db.models import Attempt, AttemptState, Change, CostBasis, DailyCost, Job, JobState, Report
+from db.rollup import days_since
 from db.statistics import NOT_THE_MODELS
-
-ROUND = "report"
 
 _ENDED = Job.state.in_([state for state in JobState if state.final])
 _OPEN = Job.state.in_([state for state in JobState if not state.final])
@@ -143,9 +143,11 @@ def corrections(session: Session, day: str, most: int) -> tuple[int, list[tuple[
 
 
 def spent_by_day(session: Session, first: date, last: date) -> dict[str, int]:
-    """What each day from first to last cost: by the rollup, or by the attempts of a day that it does not have."""
+    """What each day from first to last cost: by the rollup, or by the attempts of a day that it does not have, or that
+    has changed since."""
     days = [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
-    within = DailyCost.date.in_(days)
+    behind = days_since(session, rounds.last(session, rounds.ROLLUP) - rounds.MARGIN)
+    within = DailyCost.date.in_([day for day in days if day not in behind])
     rolled = select(DailyCost.date, func.sum(DailyCost.total_cost_nano)).where(within).group_by(DailyCost.date)
     spent = {day: int(cost) for day, cost in session.execute(rolled)}
     others = Attempt.budget_day.in_([day for day in days if day not in spent])
@@ -200,9 +202,3 @@ def open_jobs(session: Session) -> dict[str, int]:
 def reports(session: Session, days: Collection[str]) -> dict[str, Report]:
     """The reports of these days that are kept."""
     return {report.day: report for report in session.scalars(select(Report).where(Report.day.in_(days)))}
-
-
-def last_round(session: Session) -> datetime | None:
-    """When the last round that ended well was begun."""
-    found = session.get(Round, ROUND)
-    return found.begun_at if found else None

@@ -1,20 +1,16 @@
 """The daily rollup in SQL: attempts of one day, added up into `model_cost_tracking`."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, cast
 
 from sqlalchemy import Row, Table, case, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from db.models import Attempt, AttemptState, DailyCost, Round
-
-NAME = "rollup"
-NEVER = datetime(2000, 1, 1, tzinfo=UTC)
+from db.models import Attempt, AttemptState, DailyCost
 
 _COSTS = cast("Table", DailyCost.__table__)
-_ROUNDS = cast("Table", Round.__table__)
 _GROUP = {
     "date": Attempt.budget_day,
     "user_id": func.coalesce(Attempt.user_id, ""),
@@ -36,27 +32,6 @@ _SUMS = {
 }
 
 
-def _insert_into(table: Table, dialect: str) -> Any:
-    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect](table)
-
-
-def lock(session: Session) -> datetime:
-    """Wait until no other round is between this and its commit, and return when the last complete one was begun. What
-    is read from then on is no older than what that round read."""
-    first = _insert_into(_ROUNDS, session.get_bind().dialect.name).values(name=NAME, begun_at=NEVER)
-    session.execute(first.on_conflict_do_nothing())
-    # a write: where the database is set to snapshots of whole transactions, an old one fails here
-    mine = _ROUNDS.update().where(_ROUNDS.c.name == NAME).values(begun_at=_ROUNDS.c.begun_at)
-    begun_at: datetime = session.execute(mine.returning(_ROUNDS.c.begun_at)).scalar_one()
-    return begun_at
-
-
-def complete(session: Session, begun_at: datetime) -> None:
-    """Note that a round which began then has rolled up all that was settled before."""
-    last = lock(session)
-    session.execute(_ROUNDS.update().where(_ROUNDS.c.name == NAME).values(begun_at=max(last, begun_at)))
-
-
 def days_since(session: Session, moment: datetime) -> Sequence[str]:
     """The days of attempts that were settled, or corrected, since then, oldest first."""
     return session.scalars(days_statement(moment)).all()
@@ -71,7 +46,7 @@ def days_statement(moment: datetime) -> Any:
 
 def roll_up_day(session: Session, day: str) -> None:
     """Bring the rows of a day up to what its settled attempts say. It may run as often as you like, but not at the same
-    time as another: see `lock`."""
+    time as another: see `rounds.lock`."""
     session.execute(day_statement(session.get_bind().dialect.name, day))
 
 
@@ -79,7 +54,8 @@ def day_statement(dialect: str, day: str) -> Any:
     """What `roll_up_day` runs."""
     of_day = (Attempt.budget_day == day) & (Attempt.state != AttemptState.CALLING)
     attempts = select(*_GROUP.values(), *_SUMS.values()).where(of_day).group_by(*_GROUP.values())
-    upsert = _insert_into(_COSTS, dialect).from_select([*_GROUP, *_SUMS], attempts, include_defaults=False)
+    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
+    upsert = insert(_COSTS).from_select([*_GROUP, *_SUMS], attempts, include_defaults=False)
     new = {name: upsert.excluded[name] for name in _SUMS}
     # a row that says it already is not written again
     changed = or_(*(_COSTS.c[name] != value for name, value in new.items()))

@@ -1,13 +1,12 @@
 """How things stand at this moment, for those who watch: cheap however many jobs are over."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from db.models import IS_LIVE, Alert, Job, JobState, Round
+from db.models import IS_LIVE, Alert, Job, JobState
 
 # a worker may take them as soon as one is free
 IN_QUEUES = (JobState.QUEUED, JobState.WAITING)
@@ -25,8 +24,3 @@ def open_alerts(session: Session) -> list[tuple[str, int]]:
     """How many alerts of each kind have not cleared."""
     query = select(Alert.kind, func.count()).where(Alert.cleared_at.is_(None)).group_by(Alert.kind)
     return [(kind, number) for kind, number in session.execute(query)]
-
-
-def rounds(session: Session) -> list[tuple[str, datetime]]:
-    """When each round of maintenance last began."""
-    return [(name, begun_at) for name, begun_at in session.execute(select(Round.name, Round.begun_at))]

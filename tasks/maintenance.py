@@ -8,8 +8,8 @@ from worker.checks import check_too
 
 check_too(AlertSettings)
 
-# messages that nobody took in time are not run late, one upon the other
-BEFORE_THE_NEXT_ROUND_S = 15
+# as in celeryconfig: messages that nobody took in time are not run late, one upon the other
+EXPIRES_S = 60
 
 
 # every five seconds: in Flower it would hide the jobs
@@ -43,7 +43,7 @@ def alert() -> None:
     from watch.alerts import look
 
     for channel in look():
-        deliver.apply_async((channel,), expires=BEFORE_THE_NEXT_ROUND_S)
+        deliver.apply_async((channel,), expires=EXPIRES_S)
 
 
 @app.task(name="maintenance.objectives", ignore_result=True)

@@ -39,6 +39,17 @@ def test_every_queue_has_a_worker_and_there_is_one_beat() -> None:
     assert sum("beat" in words for words in commands.values()) == 1
 
 
+def test_maintenance_shares_its_worker_with_no_jobs() -> None:
+    """They would take all its threads, and the sweeper would wait until a call has ended."""
+    workers = [service["command"] for service in OURS.values() if "worker" in service["command"]]
+    queues = [words[words.index("-Q") + 1].split(",") for words in workers]
+    assert ["maintenance"] in queues
+    by_hand = re.findall(r"celery -A worker.app worker -Q (\S+)", (ROOT / "README.md").read_text())
+    assert "maintenance" in by_hand and sorted(",".join(by_hand).split(",")) == sorted(
+        queue.name for queue in celeryconfig.task_queues
+    )
+
+
 def test_workers_get_more_time_to_stop_than_the_longest_call_takes() -> None:
     for name, service in OURS.items():
         if name.startswith("worker-"):
@@ -88,7 +99,7 @@ def test_prometheus_scrapes_services_that_exist_and_grafana_asks_it() -> None:
     targets = {target.split(":")[0] for job in scrape for config in job.get("static_configs", [])
                for target in config["targets"]}  # fmt: skip
     names = {name for job in scrape for config in job.get("dns_sd_configs", []) for name in config["names"]}
-    assert targets | names == {"api", "worker-fast", "worker-slow", "worker-premium"}
+    assert targets | names == {"api", "worker-fast", "worker-slow", "worker-premium", "worker-maintenance"}
     assert targets | names <= set(SERVICES)
     source = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text())
     uid = source["datasources"][0]["uid"]

@@ -12,18 +12,21 @@ from budget.alerts import crossed, threshold_text
 from budget.ledger import ledger
 from budget.periods import periods_at
 from budget.settings import BudgetSettings
-from db import alerts
+from db import alerts, rounds
 from db.alerts import AlertKind, Notice
+from db.changes import changed_since
 from db.environment import read_settings
 from db.models import utc_now
 from db.objectives import of_models, of_strategies
+from db.once import once_per_environment
 from db.session import read, write
 from watch.channels import Undelivered, send
 from watch.settings import AlertSettings
 
+# How long after a call's outcome in SQL the ledger may get it, and how far another machine's clock may be off. An hour,
+# as elsewhere, would be too much to look at every 15 seconds.
+LATE = timedelta(minutes=10)
 OBJECTIVES = (AlertKind.P95, AlertKind.FAILURES, AlertKind.QUALITY)
-# an attempt is visible a little after the moment that its row names
-OVERLAP = timedelta(seconds=60)
 USERS_AT_ONCE = 500
 
 # how long one round of a channel goes on; the lease of a message outlasts the slowest mail server
@@ -62,13 +65,13 @@ def thresholds() -> list[Decimal]:
     return sorted({read_settings(BudgetSettings).cost_alert_threshold, *more, Decimal(1)})
 
 
-def _raise(notices: Iterable[Notice]) -> int:
-    """How many are new. Nothing is written where all of them stand already."""
+def _raise(notices: Iterable[Notice], *, again: bool) -> int:
+    """How many are new. Nothing is written where all of them stand already; `again` opens those that were cleared."""
     found = list(notices)
     if not found:
         return 0
     with read() as session:
-        there = alerts.open_alerts(session, {one.kind for one in found}, {one.period for one in found})
+        there = alerts.keys(session, {one.kind for one in found}, {one.period for one in found}, only_open=again)
     missing = [one for one in found if one.key not in there]
     if not missing:
         return 0
@@ -76,24 +79,45 @@ def _raise(notices: Iterable[Notice]) -> int:
         return sum(alerts.raise_alert(session, one) for one in missing)
 
 
+def _days() -> list[int]:
+    """A moment of each day whose budgets are looked at, in seconds since 1970: of today, and for a while after midnight
+    of yesterday, whose last calls were seen by nobody yet."""
+    midnight = ledger().periods().day_start
+    is_young = time.time() - midnight < LATE.total_seconds()
+    return [midnight - 1, midnight] if is_young else [midnight]
+
+
 def _look_at_budgets() -> None:
     zone = read_settings(BudgetSettings).budget_timezone
-    _raise(notice for use in ledger().usage() for notice in crossed(use, thresholds(), zone))
+    for day in _days():
+        found = (notice for use in ledger().usage(moment=day) for notice in crossed(use, thresholds(), zone))
+        _raise(found, again=False)
+
+
+@once_per_environment
+def _first_look() -> datetime:
+    """Since when this process looks: before, another limit or threshold may have been in the environment."""
+    return utc_now()
 
 
 def _look_at_users() -> None:
-    """Only users of whom a call has ended since the last round can have crossed anything."""
-    begun = utc_now()
+    """Only users of whom a call has ended since the last round can have crossed anything, unless the limit or the
+    thresholds are others now."""
+    first, begun = _first_look(), utc_now()
     zone = read_settings(BudgetSettings).budget_timezone
     with read() as session:
+        last = rounds.last(session, rounds.ALERTS)
         midnight = datetime.fromtimestamp(periods_at(begun.timestamp(), zone).day_start, UTC)
-        since = max(midnight, alerts.looked_at(session) or midnight) - OVERLAP
-        users = alerts.users_charged(session, since)
-    for start in range(0, len(users), USERS_AT_ONCE):
-        uses = ledger().usage_of_users(users[start : start + USERS_AT_ONCE])
-        _raise(notice for user, use in uses.items() for notice in crossed(use, thresholds(), zone, user))
+        if last < max(midnight, first) or changed_since(session, "limit", "user", last - LATE):
+            last = midnight
+        users = alerts.users_charged(session, last - LATE)
+    for day in _days():
+        for start in range(0, len(users), USERS_AT_ONCE):
+            uses = ledger().usage_of_users(users[start : start + USERS_AT_ONCE], day)
+            found = (notice for user, use in uses.items() for notice in crossed(use, thresholds(), zone, user))
+            _raise(found, again=False)
     with write() as session:
-        alerts.note_look(session, begun)
+        rounds.complete(session, rounds.ALERTS, begun)
 
 
 def look_at_objectives() -> dict[str, int]:
@@ -102,9 +126,9 @@ def look_at_objectives() -> dict[str, int]:
     settings = read_settings(AlertSettings)
     periods = periods_at(time.time(), read_settings(BudgetSettings).budget_timezone)
     bad, good = _judge(settings, periods.day)
-    raised = _raise(bad)
+    raised = _raise(bad, again=True)
     with read() as session:
-        well = alerts.open_alerts(session, OBJECTIVES, {periods.day}) & {notice.key for notice in good}
+        well = alerts.keys(session, OBJECTIVES, {periods.day}, only_open=True) & {notice.key for notice in good}
     with write() as session:
         alerts.clear(session, well)
         over = alerts.clear_before(session, {periods.day, periods.month})
@@ -143,7 +167,8 @@ def _judge(settings: AlertSettings, day: str) -> tuple[list[Notice], list[Notice
         if row.answers >= settings.alert_min_samples:
             judge(
                 AlertKind.QUALITY, row.strategy, threshold_text(settings.alert_quality),
-                row.quality >= float(settings.alert_quality),
+                # an average of floats may lie a hair beside what it is
+                round(row.quality, 9) >= float(settings.alert_quality),
                 f"Answers under the strategy {row.strategy} are poor: {row.answers} of {window} have a quality of "
                 f"{row.quality:.2f} on average, below {settings.alert_quality:f}. `paymaster strategies` compares, "
                 "`paymaster strategy set NAME` changes the strategy.",

@@ -19,6 +19,7 @@ from budget.ledger import ledger
 from db import standing
 from db.models import utc_now
 from db.once import once_per_environment
+from db.rounds import all_rounds
 from db.session import read
 from selection.registry import load_registry
 from worker.app import app
@@ -93,7 +94,7 @@ def _jobs() -> list[Metric]:
                 waiting[row.queue] = max(waiting.get(row.queue, 0.0), (now - row.oldest).total_seconds())
         for kind, number in standing.open_alerts(session):
             alerts.add_metric([kind], number)
-        for name, begun_at in standing.rounds(session):
+        for name, begun_at in all_rounds(session):
             rounds.add_metric([name], begun_at.timestamp())
     for queue, seconds in waiting.items():
         oldest.add_metric([queue], seconds)

@@ -12,10 +12,10 @@ from sqlalchemy.orm import Session
 from budget.money import Usage, usd_to_nano
 from budget.periods import Periods, periods_at
 from budget.settings import BudgetSettings, parse_limit
-from db import reports
+from db import reports, rounds
 from db.changes import in_force
 from db.environment import read_settings
-from db.models import Attempt, Report, Round
+from db.models import Attempt, Report
 from db.session import snapshot, write
 from selection.registry import load_registry
 from selection.strategies import find_strategy
@@ -29,8 +29,6 @@ PICTURE_DAYS = 30
 # rows of a table, and of a list
 TOP = 20
 LISTED = 50
-# settled by another machine's clock, and committed after that
-SLACK = timedelta(minutes=10)
 
 # what concerns other days as well: as it was when the report was written
 AS_WRITTEN = ("written_at", "month_nano", "days")
@@ -62,7 +60,7 @@ def figures_of(day: date) -> dict[str, Any]:
     with snapshot() as session:
         report = session.get(Report, day.isoformat())
         if report is not None:
-            touched = reports.touched(session, report.created_at - SLACK, report.day)
+            touched = reports.touched(session, report.created_at - rounds.MARGIN, report.day)
             if not touched and report.figures["open_jobs"] == reports.open_jobs(session).get(report.day, 0):
                 return report.figures
         return _figures(session, day, time.time(), report)
@@ -83,8 +81,8 @@ def write_due(now: float | None = None) -> list[str]:
     days = [(today(now) - timedelta(days=ago)).isoformat() for ago in range(LOOK_BACK_DAYS, 0, -1)]
     with snapshot() as session:
         kept = reports.reports(session, days)
-        since = (reports.last_round(session) or begun - timedelta(days=LOOK_BACK_DAYS)) - SLACK
-        touched = reports.touched(session, since)
+        since = max(rounds.last(session, rounds.REPORT), begun - timedelta(days=LOOK_BACK_DAYS))
+        touched = reports.touched(session, since - rounds.MARGIN)
         waiting = reports.open_jobs(session)
         called = reports.days_with_attempts(session, days[0], days[-1])
 
@@ -96,7 +94,7 @@ def write_due(now: float | None = None) -> list[str]:
         due = [day for day in days if is_due(day)]
     written = [day for day in due if _write(date.fromisoformat(day), now)]
     with write() as session:
-        session.merge(Round(name=reports.ROUND, begun_at=begun))
+        rounds.complete(session, rounds.REPORT, begun)
     return written
 
 
@@ -110,6 +108,8 @@ def _write(day: date, now: float) -> bool:
     ):
         return False
     with write() as session:
+        # of two that write a first report at once, the second must find the other's
+        rounds.lock(session, rounds.REPORT)
         session.merge(Report(day=day.isoformat(), figures=figures, created_at=datetime.fromtimestamp(now, UTC)))
     return True
 
@@ -131,7 +131,7 @@ def _figures(session: Session, day: date, now: float, earlier: Report | None) ->
     return {
         "day": period.day,
         "zone": str(settings.budget_timezone),
-        "hours": (period.day_end - period.day_start) // 3600,
+        "hours": _whole((period.day_end - period.day_start) / 3600),
         "ended": now >= period.day_end,
         "written_at": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
         "limits": limits,
@@ -210,6 +210,11 @@ def _corrections(session: Session, day: str) -> dict[str, Any]:
         for change, model in latest
     ]  # fmt: skip
     return {"count": count, "rows": rows}
+
+
+def _whole(hours: float) -> float:
+    """A whole number as such: in some zones a day has 23.5 hours."""
+    return int(hours) if hours.is_integer() else hours
 
 
 def _nano(text: str | None) -> int:

@@ -1,15 +1,11 @@
 """One round of the daily rollup: every day of which an attempt was settled or corrected since the last one."""
 
 import logging
-from datetime import timedelta
 
 from db.models import utc_now
-from db.rollup import complete, days_since, lock, roll_up_day
+from db.rollup import days_since, roll_up_day
+from db.rounds import MARGIN, ROLLUP, complete, lock
 from db.session import read, write
-
-# How long the transaction that settles an attempt may take from its `settled_at` to its commit, and how far the
-# clocks of two machines may be apart. The days in there are rolled up once more, which changes nothing.
-MARGIN = timedelta(hours=1)
 
 logger = logging.getLogger(__name__)
 
@@ -19,15 +15,15 @@ def roll_up() -> list[str]:
     at once, and one that ends before its time is made up for by the next."""
     begun_at = utc_now()
     with write() as session:
-        last = lock(session)
+        last = lock(session, ROLLUP)
     with read() as session:
         days = list(days_since(session, last - MARGIN))
     for day in days:
         # a transaction each: on SQLite nobody else writes meanwhile
         with write() as session:
-            lock(session)
+            lock(session, ROLLUP)
             roll_up_day(session, day)
     with write() as session:
-        complete(session, begun_at)
+        complete(session, ROLLUP, begun_at)
     logger.info("rolled up %d days", len(days))
     return days

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import MutableMapping
 from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
@@ -21,7 +22,9 @@ OURS = ("api", "budget", "cli", "db", "selection", "tasks", "watch", "worker")
 # Celery's own lines per received and finished task would double ours, at a third of a millisecond
 QUIET = ("celery.app.trace", "celery.worker.strategy", "celery.concurrency", "httpx", "LiteLLM", "aiohttp.access")
 TALKATIVE = ("celery.app.trace", "celery.worker.consumer.consumer", "celery.worker.request")
-SECRET_NAMES = ("_API_KEY", "_PASSWORD", "_SECRET", "_TOKEN", "_AUTH", "_URL", "_BACKEND")
+SECRET_NAMES = ("_API_KEY", "_PASSWORD", "_SECRET", "_TOKEN", "_AUTH", "_URL", "_BACKEND", "_HEADERS")
+# a URL that is a secret as a whole, since whoever knows it may post there
+SECRET_URL = "ALERT_WEBHOOK_URL"  # noqa: S105  # its name
 # a shorter one cannot be told from a word
 SHORTEST_SECRET = 8
 
@@ -48,7 +51,7 @@ def setup(level: str | int | None = None, stream: TextIO | None = None) -> None:
     for name in TALKATIVE:
         logging.getLogger(name).addFilter(hide_arguments)
     logging.getLogger("asyncio").addFilter(_first_line)
-    logging.captureWarnings(True)
+    warnings.showwarning = _warned
     sys.excepthook = lambda *error: logging.getLogger("worker").critical("uncaught", exc_info=error)
     threading.excepthook = _thread_ended
 
@@ -122,15 +125,28 @@ def _secrets() -> set[str]:
         if not name.endswith(SECRET_NAMES):
             continue
         if "://" not in value:
-            found |= {value, value.partition(":")[2]}
+            found |= {value, value.partition(":")[2], *(part.partition("=")[2] for part in value.split(","))}
         else:
             try:
-                password = urlsplit(value).password or ""
+                url = urlsplit(value)
+                password = url.password or ""
             except ValueError:
                 continue
-            found |= {password, unquote(password)}
+            found |= {password, unquote(password), url.path if name == SECRET_URL else ""}
     # what the simulator takes is no secret, and a word
     return found - {"", "simulated"}
+
+
+def _warned(
+    message: Warning | str,  # not shown
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning of Python's as its kind and place. Its text may quote what it is about: pydantic's do."""
+    logging.getLogger("py.warnings").warning("%s at %s:%d", category.__name__, filename, lineno)
 
 
 def _first_line(record: logging.LogRecord) -> bool:

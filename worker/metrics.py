@@ -4,6 +4,7 @@ METRICS_PORT. No label ever holds a user, and every label has few values."""
 
 import fcntl
 import os
+import re
 from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
@@ -81,7 +82,7 @@ def known_code(code: str | None) -> str:
     """An error code as a label: ours, the providers' and the statuses of HTTP. Whatever else they invent is `other`."""
     if code is None:
         return ""
-    return code if code in BY_CODE or code in PROVIDERS_CODES or code.startswith("http_") else "other"
+    return code if code in BY_CODE or code in PROVIDERS_CODES or re.fullmatch(r"http_\d{3}", code) else "other"
 
 
 def count_abandoned(attempts: Iterable[Attempt]) -> None:

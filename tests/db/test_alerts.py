@@ -103,8 +103,10 @@ def test_open_alerts_are_found_by_kind_and_period() -> None:
     with write() as session:
         alerts.clear(session, [notice(period="2026-11").key])
     with read() as session:
-        assert alerts.open_alerts(session, {AlertKind.BUDGET}, {"2026-11-22", "2026-11"}) == {notice().key}
-        assert len(alerts.open_alerts(session, list(AlertKind), {"2026-11-22"})) == 2
+        assert alerts.keys(session, {AlertKind.BUDGET}, {"2026-11-22", "2026-11"}, only_open=True) == {notice().key}
+        known = alerts.keys(session, {AlertKind.BUDGET}, {"2026-11-22", "2026-11"}, only_open=False)
+        assert known == {notice().key, notice(period="2026-11").key}
+        assert len(alerts.keys(session, list(AlertKind), {"2026-11-22"}, only_open=True)) == 2
 
 
 def test_an_alert_is_handed_out_once_to_each_channel() -> None:

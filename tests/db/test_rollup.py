@@ -11,7 +11,8 @@ from sqlalchemy import CursorResult, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from db.models import Attempt, AttemptState, DailyCost, Job, utc_now
-from db.rollup import BY, NEVER, complete, costs, day_statement, days_since, days_statement, lock, roll_up_day
+from db.rollup import BY, costs, day_statement, days_since, days_statement, roll_up_day
+from db.rounds import NEVER, ROLLUP, complete, lock
 from db.session import engine, read, write
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -170,12 +171,12 @@ def test_the_days_that_changed_are_those_of_what_settled_since() -> None:
 def test_the_last_complete_round_is_the_one_that_began_last() -> None:
     early, late = (datetime(2026, 11, day, tzinfo=UTC) for day in (20, 21))
     with write() as session:
-        assert lock(session) == NEVER
+        assert lock(session, ROLLUP) == NEVER
     for begun_at in (early, late, early):
         with write() as session:
-            complete(session, begun_at)
+            complete(session, ROLLUP, begun_at)
     with write() as session:
-        assert lock(session) == late
+        assert lock(session, ROLLUP) == late
 
 
 def explained(statement: Any) -> str:

@@ -4,13 +4,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import redis
-from sqlalchemy import event, insert, select, update
+from sqlalchemy import delete, event, insert, select, update
 
 from budget.ledger import Ledger, ledger
 from budget.limits import set_limit
 from budget.money import usd_to_nano
+from budget.periods import periods_at
 from budget.rebuild import rebuild_if_cold
-from db.models import Alert, Attempt, AttemptState, Job, utc_now
+from db.models import Alert, Attempt, AttemptState, CostBasis, Job, utc_now
 from db.session import engine, read, write
 from tests.watch.conftest import Configure, Receiver
 from tests.watch.lab import alerts, calls, opened, spend
@@ -69,6 +70,51 @@ def test_the_limits_that_count_are_those_in_force() -> None:
     ]  # fmt: skip
 
 
+def test_users_are_looked_at_again_when_their_limit_is_lowered() -> None:
+    spend("1", user="42")
+    look()
+    with write() as session:
+        session.execute(update(Attempt).values(settled_at=utc_now() - timedelta(hours=1)))
+    look()
+    assert alerts() == []
+    set_limit("user", "1.25", "me")
+    look()
+    assert alerts() == [("budget", "user:42", "0.8")]
+
+
+def test_users_are_looked_at_again_by_a_worker_with_another_environment(configure: Configure) -> None:
+    spend("1", user="42")
+    look()
+    with write() as session:
+        session.execute(update(Attempt).values(settled_at=utc_now() - timedelta(hours=1)))
+    configure(COST_ALERT_THRESHOLD="0.2")
+    look()
+    assert alerts() == [("budget", "user:42", "0.2")]
+
+
+def test_what_is_spent_in_the_last_seconds_of_a_day_is_seen_after_midnight(monkeypatch: pytest.MonkeyPatch) -> None:
+    spend("40")
+    spend("4.5", user="42")
+    spent = ledger().periods()
+    tomorrow = periods_at(spent.day_end, UTC)
+    monkeypatch.setattr(Ledger, "periods", lambda _: tomorrow)
+    monkeypatch.setattr("watch.alerts.time.time", lambda: spent.day_end + 9.0)
+    look()
+    known = sorted(alerts())
+    assert ("budget", "daily", "0.8") in known and ("budget", "user:42", "0.8") in known
+    with read() as session:
+        assert set(session.scalars(select(Alert.period).where(Alert.subject != "monthly"))) == {spent.day}
+    with write() as session:
+        session.execute(update(Alert).values(cleared_at=utc_now()))
+    look()
+    assert (sorted(alerts()), opened()) == (known, []), "what is over is not opened again"
+    monkeypatch.setattr("watch.alerts.time.time", lambda: spent.day_end + 3600.0)
+    with write() as session:
+        session.execute(delete(Alert))
+    look()
+    assert alerts() == []
+
+
 def test_users_alert_on_their_own() -> None:
     spend("4", user="42")
     spend("3.99", user="43")
@@ -79,9 +125,9 @@ def test_users_alert_on_their_own() -> None:
 def test_only_users_with_calls_since_the_last_round_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     real = Ledger.usage_of_users
-    monkeypatch.setattr(Ledger, "usage_of_users", lambda self, ids: asked.extend(ids) or real(self, ids))
+    monkeypatch.setattr(Ledger, "usage_of_users", lambda self, ids, day: asked.extend(ids) or real(self, ids, day))
     look()
-    calls(3, user="old", ago_s=200)
+    calls(3, user="old", ago_s=2000)
     calls(3, user="new", ago_s=1)
     calls(1, user=None, ago_s=1)
     look()
@@ -173,6 +219,20 @@ def test_a_failing_model_alerts_above_the_share_only() -> None:
 def test_what_is_not_the_models_fault_is_no_failure(code: str) -> None:
     calls(20)
     calls(30, ok=False, error_code=code)
+    look_at_objectives()
+    assert alerts() == []
+
+
+def test_answers_that_are_just_good_enough_raise_nothing() -> None:
+    calls(46, quality_score=0.8)
+    look_at_objectives()
+    assert alerts() == []
+
+
+def test_old_calls_whose_cost_is_put_right_by_hand_are_not_new_ones() -> None:
+    calls(20)
+    calls(30, ok=False, cost_basis=CostBasis.BY_HAND, created_at=utc_now() - timedelta(days=3))
+    calls(30, quality_score=0.1, cost_basis=CostBasis.BY_HAND, created_at=utc_now() - timedelta(days=3))
     look_at_objectives()
     assert alerts() == []
 

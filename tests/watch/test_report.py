@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
+from db import rounds
 from db.changes import record
-from db.models import Attempt, AttemptState, CostBasis, DailyCost, Job, JobState, Report, utc_now
+from db.models import Attempt, AttemptState, CostBasis, DailyCost, Job, JobState, Report, Round, utc_now
 from db.once import once_per_environment
 from db.session import read, write
 from tests.watch.days import DAY, NOON, call, unknown
 from watch import report
+from watch.rollup import roll_up
 
 pytestmark = pytest.mark.usefixtures("environment")
 MIDNIGHT = datetime(2025, 11, 21, tzinfo=UTC).timestamp()
@@ -139,12 +141,31 @@ def test_the_last_days_come_from_the_rollup_and_from_attempts_where_it_has_nothi
     call("2025-10-21", cost_nano=99)
     with write() as session:
         session.add_all([rolled("2025-11-01", 700), rolled("2025-10-22", 2), rolled(DAY, 99), rolled("2025-11-21", 99)])
+        rounds.complete(session, rounds.ROLLUP, utc_now())
     found = figures()
     assert {row["day"]: row["cost_nano"] for row in found["days"] if row["cost_nano"]} == {
         "2025-10-22": 2, "2025-10-31": 3, "2025-11-01": 700, "2025-11-19": 40, DAY: 5,
     }  # fmt: skip
     assert (len(found["days"]), found["days"][-1]["day"]) == (30, DAY)
     assert found["month_nano"] == 745, "the month is that of the day, up to it"
+
+
+def test_a_day_that_was_rolled_up_before_it_ended_counts_whole_in_the_month() -> None:
+    """Beat was down since then, or it is minutes after midnight: the rollup knows only what came before its round."""
+    now = utc_now()
+    call("2025-11-19", cost_nano=40, settled_at=now - timedelta(hours=5))
+    roll_up()
+    with write() as session:
+        session.merge(Round(name=rounds.ROLLUP, begun_at=now - timedelta(hours=4)))
+    call("2025-11-19", cost_nano=1, settled_at=now - timedelta(hours=2))
+    call(cost_nano=5, settled_at=now)
+    assert figures()["month_nano"] == 46
+
+
+def test_a_day_may_have_a_half_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUDGET_TIMEZONE", "Australia/Lord_Howe")
+    once_per_environment.forget_all()
+    assert (figures("2025-10-05")["hours"], figures("2025-10-06")["hours"]) == (23.5, 24)
 
 
 def test_the_limits_are_those_that_held_when_the_day_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,9 @@
 """Rounds of the daily rollup: none is lost, none does harm, and nobody overwrites what is newer."""
 
+import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +18,8 @@ import watch.rollup
 from db.attempts import close_late, record
 from db.jobs import close_abandoned
 from db.models import Attempt, AttemptState, CostBasis, DailyCost, Job, Round, utc_now
-from db.rollup import days_since, lock, roll_up_day
+from db.rollup import days_since, roll_up_day
+from db.rounds import ROLLUP, last, lock
 from db.session import engine, read, write
 from tests.conftest import DATABASES, on_either_database
 from watch.rollup import roll_up
@@ -192,7 +197,7 @@ def test_a_round_waits_for_the_one_before_it_and_then_sees_all_that_this_one_saw
         second = pool.submit(roll_up)
         assert knows_its_days.wait(60)
         with write() as session:
-            lock(session)
+            lock(session, ROLLUP)
             go_on.set()
             give_up = time.monotonic() + 60
             while not is_blocked():
@@ -204,14 +209,46 @@ def test_a_round_waits_for_the_one_before_it_and_then_sees_all_that_this_one_saw
     assert totals() == {DAYS[0]: 600}
 
 
-def test_beat_runs_it_every_hour_and_soon_after_the_midnight_of_the_budget() -> None:
-    import celeryconfig
-    from tasks.maintenance import roll_up as task
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Asia/Kolkata"])
+@pytest.mark.parametrize("day", ["2026-03-29", "2026-10-25"])
+def test_beat_runs_it_twice_an_hour_in_every_zone_on_every_day(zone: str, day: str) -> None:
+    """Those are the days of 23 and of 25 hours in Berlin, whose crontabs leave out the hour that comes twice."""
+    told = subprocess.run(
+        [sys.executable, "-c", BEAT, day], capture_output=True, text=True, check=True, timeout=60,
+        env={**os.environ, "BUDGET_TIMEZONE": zone},
+    )  # fmt: skip
+    gaps = json.loads(told.stdout)
+    assert set(gaps) == {1800} and len(gaps) >= 48
 
-    entry = celeryconfig.beat_schedule["rollup"]
-    assert entry["task"] == task.name
-    schedule: Any = entry["schedule"]
-    assert schedule.hour == set(range(24)) and len(schedule.minute) == 1 and min(schedule.minute) <= 15
+
+BEAT = """
+import json, sys
+from datetime import UTC, datetime, timedelta
+from tasks.maintenance import roll_up
+from worker.app import app
+entry = app.conf.beat_schedule["rollup"]
+assert entry["task"] == roll_up.name
+schedule, moments = entry["schedule"], []
+schedule.app = app
+start = datetime.fromisoformat(sys.argv[1] + "T00:00:00+00:00") - timedelta(hours=4)
+last = now = start
+schedule.nowfun = lambda: now.astimezone(app.timezone)
+while now < start + timedelta(hours=33):
+    if schedule.is_due(last)[0]:
+        moments.append(now)
+        last = schedule.now()
+    now += timedelta(seconds=60)
+print(json.dumps([(late - early).total_seconds() for early, late in zip(moments, moments[1:])]))
+"""
+
+
+def test_a_round_that_a_wrong_clock_dated_ahead_loses_nothing() -> None:
+    add(1, DAYS[0], settled_hours_ago=30)
+    last_round(hours_ago=-48)
+    assert roll_up() == [DAYS[0]]
+    assert roll_up() == []
+    with read() as session:
+        assert last(session, ROLLUP) <= utc_now()
 
 
 def test_the_task_does_a_round() -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,15 +42,14 @@ def restored() -> Iterator[None]:
     root = logging.getLogger()
     loggers = [root, *(logging.getLogger(name) for name in list(logging.root.manager.loggerDict))]
     before = [(one, one.level, one.handlers[:], one.filters[:]) for one in loggers]
-    hooks = sys.excepthook, threading.excepthook
+    hooks = sys.excepthook, threading.excepthook, warnings.showwarning
     try:
         yield
     finally:
         for one, level, handlers, filters in before:
             one.setLevel(level)
             one.handlers, one.filters = handlers, filters
-        sys.excepthook, threading.excepthook = hooks
-        logging.captureWarnings(False)
+        sys.excepthook, threading.excepthook, warnings.showwarning = hooks
 
 
 def test_every_line_of_a_job_bears_its_context(simulator: Simulator) -> None:
@@ -191,3 +191,23 @@ def test_a_bad_setting_is_named(name: str, value: str, monkeypatch: pytest.Monke
     with pytest.raises(SettingsError, match=name):
         setup()
     once_per_environment.forget_all()
+
+
+def test_a_warning_is_told_by_its_kind_and_place_alone() -> None:
+    """Pydantic's quote what they are about."""
+    with lines() as found, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("input_value='the posting of somebody'", UserWarning, stacklevel=1)
+    (line,) = found
+    assert line["event"].startswith("UserWarning at ") and "test_logs.py:" in line["event"]
+    assert "posting" not in json.dumps(line)
+
+
+def test_a_webhooks_address_and_the_keys_in_headers_are_hidden() -> None:
+    hook = "https://hooks.example.com/services/T0000/B0000/sentinel"
+    with lines(
+        ALERT_WEBHOOK_URL=hook, OTEL_EXPORTER_OTLP_HEADERS="x-tenant=shop,authorization=Bearer%20abcdefgh"
+    ) as found:
+        logging.getLogger("watch.x").warning("posting to %s failed, headers Bearer%%20abcdefgh", hook)
+    (line,) = found
+    assert "sentinel" not in line["event"] and "abcdefgh" not in line["event"]

@@ -1,0 +1,43 @@
+"""Rounds of reports at once, on both databases."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from db.models import Report
+from db.session import read
+from tests.conftest import DATABASES, on_either_database
+from tests.watch.days import DAY, call
+from watch import report
+
+MIDNIGHT = datetime(2025, 11, 21, tzinfo=UTC).timestamp()
+
+
+@pytest.fixture(autouse=True, params=DATABASES)
+def environment(environment: None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The environment of a test, with a database of each kind."""
+    yield from on_either_database(request, monkeypatch)
+
+
+def test_first_rounds_at_once_write_one_report_and_none_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    call()
+    all_have_looked = threading.Barrier(4, timeout=60)
+    real = report._figures
+
+    def figures(*given: Any) -> Any:
+        found = real(*given)
+        all_have_looked.wait()
+        return found
+
+    monkeypatch.setattr(report, "_figures", figures)
+    with ThreadPoolExecutor(4) as pool:
+        rounds = [pool.submit(report.write_due, MIDNIGHT) for _ in range(4)]
+        assert [one.result(60) for one in rounds] == [[DAY]] * 4
+    with read() as session:
+        assert session.scalar(select(func.count()).select_from(Report)) == 1
+    assert report.write_due(MIDNIGHT) == []
