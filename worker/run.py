@@ -368,7 +368,7 @@ class _Run:
         if failure.error_class is ErrorClass.SAME and asked_s <= LONGEST_WAIT_S:
             # who asks for more has closed the model's breaker: another model is next, or the job is parked
             failures = sum(attempt.state != AttemptState.SUCCEEDED for attempt in self.history)
-            wait_s = asked_s or min(LONGEST_WAIT_S, wait_s * 2 ** min(failures, 8))
+            wait_s = asked_s or min(LONGEST_WAIT_S * random.uniform(0.5, 1), wait_s * 2 ** min(failures, 8))
         raise RunAgain(wait_s, failure.sentence)
 
     def _reload_history(self) -> None:
