@@ -206,3 +206,10 @@ def last_round(session: Session) -> datetime | None:
     """When the last round that ended well was begun."""
     found = session.get(Round, ROUND)
     return found.begun_at if found else None
+
+
+def written(session: Session, before: str | None, limit: int) -> list[tuple[str, datetime]]:
+    """The days (before one) that have a report, the latest first, and when it was written."""
+    query = select(Report.day, Report.created_at).order_by(Report.day.desc()).limit(limit)
+    found = session.execute(query if before is None else query.where(Report.day < before))
+    return [(day, created_at) for day, created_at in found]
