@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import anyio.to_thread
 from fastapi import APIRouter, FastAPI
@@ -51,9 +52,19 @@ def create_app() -> FastAPI:
     app.include_router(pages.router, include_in_schema=False)
     problems.install(app)
     app.add_middleware(Guard, settings=settings, rate=app.state.rate)
-    document = describe(app)
+    document = _document(app)
     app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI's own way to change it
     return app
+
+
+_documents: list[dict[str, Any]] = []
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document. Making it takes longer than all the rest, and it is the same for every application."""
+    if not _documents:
+        _documents.append(describe(app))
+    return _documents[0]
 
 
 def _version() -> str:

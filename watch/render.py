@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from budget.money import nano_to_usd
 from watch.chart import bars
@@ -76,6 +76,12 @@ def _name(text: Any) -> Markup:
     return Markup("<bdi>{}</bdi>").format(visible(text))
 
 
+def _commands(text: str) -> Markup:
+    """A sentence whose words between backticks are commands."""
+    parts = visible(text).split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(p) if n % 2 else escape(p) for n, p in enumerate(parts))
+
+
 def _markdown(text: Any) -> str:
     return _MARKDOWN.sub(r"\\\1", visible(text)) if text != "" else "not named"
 
@@ -83,7 +89,7 @@ def _markdown(text: Any) -> str:
 FILTERS = {
     "usd": usd, "money": _money, "tail": _tail, "seconds": seconds, "score": score, "number": number,
     "long_day": long_day, "short_day": short_day, "name": _name, "md": _markdown, "visible": visible, "ago": ago,
-    "round_usd": round_usd,
+    "round_usd": round_usd, "commands": _commands,
 }  # fmt: skip
 
 

@@ -41,7 +41,7 @@
     asking = new AbortController();
     const late = setTimeout(() => asking.abort(), WITHIN_MS);
     try {
-      const answer = await fetch(location.href, { cache: "no-store", signal: asking.signal });
+      const answer = await fetch(location.href, { cache: "no-store", headers: { Accept: "text/html" }, signal: asking.signal });
       if (answer.redirected) { location.reload(); return; }
       if (!answer.ok) throw new Error(String(answer.status));
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
