@@ -112,7 +112,7 @@ class Overview:
             "budgets": said["budgets"],
             "queues": said["queues"],
             "jobs": said["jobs"] or [],
-            "alerts": said["alerts"] or [],
+            "alerts": said["alerts"] or {"rows": [], "open": 0},
             "days": _by_day(spent, day),
             "spent_nano": sum(int(row.cost) for row in spent),
             "models": _table(spent, calls, "model", states),
@@ -177,9 +177,9 @@ def _jobs() -> list[dict[str, Any]]:
     return [*made.values()]
 
 
-def _alerts() -> list[dict[str, Any]]:
+def _alerts() -> dict[str, Any]:
     with read() as session:
-        return [
+        rows = [
             {
                 "id": alert.id, "kind": str(alert.kind), "message": alert.message, "created_at": alert.created_at,
                 "cleared_at": alert.cleared_at, "day": alert.period if len(alert.period) == len("2026-11-22") else None,
@@ -187,6 +187,7 @@ def _alerts() -> list[dict[str, Any]]:
             }
             for alert, ways in alerts.latest(session, ALERTS, only_open=False)
         ]  # fmt: skip
+        return {"rows": rows, "open": sum(number for _, number in standing.open_alerts(session))}
 
 
 def _spent(statement: Any) -> list[Any]:
