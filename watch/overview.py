@@ -117,7 +117,7 @@ class Overview:
             "spent_nano": sum(int(row.cost) for row in spent),
             "models": _table(spent, calls, "model", states),
             "strategies": _table(spent, calls, "strategy", {}),
-            "latest_calls": len(calls),
+            "latest_calls": sum(call.success is not None for call in calls),
         }
 
     def _budgets(self) -> dict[str, Any]:
