@@ -3,11 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import anyio.to_thread
 from fastapi import APIRouter, FastAPI
 
-from api import health, jobs, models, money, problems
+from api import health, jobs, models, money, pages, problems, reports
 from api.docs import describe
 from api.guard import Guard, Rate
 from api.settings import ApiSettings
@@ -43,15 +44,27 @@ def create_app() -> FastAPI:
     app.state.waiting = Waiting()
     app.state.rate = Rate(settings.api_requests_per_minute)
     v1 = APIRouter(prefix="/api/v1")
-    for router in (jobs.router, models.router, money.router):
+    for router in (jobs.router, models.router, money.router, reports.router):
         v1.include_router(router)
     app.include_router(v1)
     app.include_router(health.router)
+    app.include_router(reports.metrics_router)
+    app.include_router(pages.router, include_in_schema=False)
     problems.install(app)
     app.add_middleware(Guard, settings=settings, rate=app.state.rate)
-    document = describe(app)
+    document = _document(app)
     app.openapi = lambda: document  # type: ignore[method-assign]  # FastAPI's own way to change it
     return app
+
+
+_documents: list[dict[str, Any]] = []
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document. Making it takes longer than all the rest, and it is the same for every application."""
+    if not _documents:
+        _documents.append(describe(app))
+    return _documents[0]
 
 
 def _version() -> str:

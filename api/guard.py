@@ -7,20 +7,23 @@ import time
 import traceback
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlencode
 
 import redis.asyncio
 from redis.exceptions import RedisError
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.access import LOCAL_NAMES, THIS_MACHINE, Caller, caller_of, is_loopback
 from api.problems import Problem
+from api.session import asks_for_a_page, session_of
 from api.settings import ApiSettings
 from budget.scopes import TAG
 from budget.settings import BudgetSettings
 from db.environment import read_settings
 
-OPEN_PATHS = ("/healthz", "/readyz", "/api/v1/openapi.json")
+OPEN_PATHS = ("/healthz", "/readyz", "/api/v1/openapi.json", "/sign-in/", "/sign-out/")
 # a proxy before us might take another one of them for the real one
 ONCE = ("host", "authorization", "content-length", "content-type", "idempotency-key", "x-llm-model", "origin")
 BODY_WITHIN_S = 30
@@ -34,6 +37,7 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
@@ -71,6 +75,8 @@ class Guard:
             self._check_framing(headers)
             scope["caller"] = await self._admit(scope, headers)
             await self.app(scope, incoming, send_safely)
+        except Elsewhere as elsewhere:
+            await RedirectResponse(elsewhere.address, 303)(scope, receive, send_safely)
         except (Problem, Cut) as error:
             refused = error.problem if isinstance(error, Cut) else error
             refused.headers.setdefault("Connection", "close")
@@ -102,7 +108,11 @@ class Guard:
             return THIS_MACHINE
         if scope["path"] in OPEN_PATHS:
             return Caller("anybody", frozenset(), None)
-        caller = caller_of(headers.get("authorization"), self.settings.api_tokens)
+        caller = session_of(scope, headers, self.settings.api_tokens)
+        if caller is None:
+            if asks_for_a_page(scope, headers) and "authorization" not in headers:
+                raise Elsewhere(f"/sign-in/?{urlencode({'to': scope['path']})}")
+            caller = caller_of(headers.get("authorization"), self.settings.api_tokens)
         await self._rate.count(caller)
         return caller
 
@@ -118,10 +128,20 @@ class Guard:
         if name.lower() not in LOCAL_NAMES:
             raise Problem(403, "forbidden", f"Host: without API_TOKENS it must be one of {', '.join(LOCAL_NAMES)}")
         origin = headers.get("origin")
-        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin") or (
+        # a link to a page may be followed from anywhere: who made it sees nothing of the answer
+        followed = scope["method"] == "GET" and headers.get("sec-fetch-dest") == "document"
+        if (headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not followed) or (
             origin is not None and origin not in (f"http://{host}", f"https://{host}")
         ):
             raise Problem(403, "forbidden", "the request comes from another site's page")
+
+
+class Elsewhere(Exception):
+    """A browser that is not signed in is sent to where it can be."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self.address = address
 
 
 class Cut(Exception):

@@ -253,6 +253,31 @@ class Alerts(_Shown):
     next: str | None
 
 
+class ReportRow(_Shown):
+    day: str
+    written_at: When
+    url: str
+
+
+class Reports(_Shown):
+    """The days whose reports are written."""
+
+    reports: list[ReportRow]
+    next: str | None
+
+
+class Report(BaseModel):
+    """What a day cost; docs/report.md says what each figure means. Beside every `…_nano` stands the same in USD."""
+
+    day: str
+    zone: str
+    ended: bool
+    written_at: When
+    month_nano: int
+    month_usd: str
+    total: dict[str, Any]
+
+
 class Health(_Shown):
     status: Literal["alive"]
 

@@ -10,6 +10,7 @@ from api.access import check_address
 from api.app import create_app
 from api.settings import ApiSettings
 from db.environment import read_settings
+from worker.logs import setup
 
 BACKLOG = 2048
 SHUTDOWN_S = 5
@@ -19,6 +20,7 @@ def run(host: str, port: int, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C. Port 0 takes a free one; `ready` gets the URL. Raises `SettingsError`, or
     `OSError` if the address cannot be had."""
     check_address(host, read_settings(ApiSettings))
+    setup()
     server = server_of(create_app())
     with listen(host, port) as listening:
         ready(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
@@ -45,7 +47,7 @@ def server_of(app: ASGIApp) -> uvicorn.Server:
     """uvicorn as we run it: paths may hold the ids of users, so nothing is logged of a request."""
     return uvicorn.Server(
         uvicorn.Config(
-            app, access_log=False, server_header=False, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_S,
-            ws="none",
+            app, access_log=False, server_header=False, log_config=None, log_level="warning", ws="none",
+            timeout_graceful_shutdown=SHUTDOWN_S,
         )
     )  # fmt: skip

@@ -62,4 +62,7 @@ class ApiSettings(BaseSettings):
     )
     api_max_body_bytes: int = Field(8 << 20, ge=1024, le=256 << 20, description="The largest body of a request.")
     api_max_batch: int = Field(100, ge=1, le=1000, description="The most jobs of one batch.")
+    flower_url: str | None = Field(
+        None, pattern=r"^https?://[^\s\"'<>@]+$", description="Where people reach Flower; the page links to it."
+    )
     api_requests_per_minute: int = Field(6000, ge=0, description="Requests of one token in a minute; 0: no limit.")

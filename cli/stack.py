@@ -59,11 +59,12 @@ class Stack:
     """All processes of one embedded installation. As a context manager it leaves nothing running.
 
     `home` keeps the database and the logs. `simulate` starts the provider simulator and points both providers
-    at it. `environment` is what programs need to use the stack."""
+    at it, `flower` starts Flower. `environment` is what programs need to use the stack."""
 
-    def __init__(self, home: Path, *, simulate: bool, concurrency: int = 32) -> None:
+    def __init__(self, home: Path, *, simulate: bool, concurrency: int = 32, flower: bool = False) -> None:
         self.home = home.absolute()
         self.simulate = simulate
+        self.flower = flower
         self.concurrency = concurrency
         self.environment = {
             "PAYMASTER_HOME": str(self.home),
@@ -128,10 +129,12 @@ class Stack:
         )  # fmt: skip
 
     def start_flower(self) -> tuple[str, str]:
-        """Flower on loopback; its URL, and the `user:password` that it asks for."""
+        """Flower on loopback; its URL, which the API's page links to if it is started after it, and the
+        `user:password` that it asks for."""
         port = _port_of("FLOWER_PORT") or free_port()
         self.start("flower", sys.executable, "-m", "cli", "flower", "--port", str(port))
-        return f"http://127.0.0.1:{port}", flower_auth(self.home)
+        self.environment["FLOWER_URL"] = f"http://127.0.0.1:{port}"
+        return self.environment["FLOWER_URL"], flower_auth(self.home)
 
     def log_of(self, name: str) -> Path:
         """Where a process writes."""
@@ -223,6 +226,8 @@ class Stack:
         for queue in QUEUES:
             self.start_worker(queue)
         self.start("beat", sys.executable, "-m", "celery", "--quiet", "-A", "worker.app", "beat")
+        if self.flower:
+            self.start_flower()
         self.start("api", sys.executable, "-m", "cli", "api", "--port", "0", "--json")
         self.environment["PAYMASTER_API"] = str(self._wait("api", partial(self._url_of, "api")))
 

@@ -202,3 +202,10 @@ def open_jobs(session: Session) -> dict[str, int]:
 def reports(session: Session, days: Collection[str]) -> dict[str, Report]:
     """The reports of these days that are kept."""
     return {report.day: report for report in session.scalars(select(Report).where(Report.day.in_(days)))}
+
+
+def written(session: Session, before: str | None, limit: int) -> list[tuple[str, datetime]]:
+    """The days (before one) that have a report, the latest first, and when it was written."""
+    query = select(Report.day, Report.created_at).order_by(Report.day.desc()).limit(limit)
+    found = session.execute(query if before is None else query.where(Report.day < before))
+    return [(day, created_at) for day, created_at in found]

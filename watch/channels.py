@@ -53,8 +53,9 @@ def payload(alert: Alert) -> dict[str, Any]:
     """What a webhook gets: `text` as Slack reads it, where a user's name can mention nobody, and the plain fields.
     An `id` that comes twice is the same alert, sent again after a crash."""
     created: datetime = alert.created_at
+    url = page_of(alert)
     return {
-        "text": f"Paymaster: {html.escape(alert.message, quote=False)}",
+        "text": f"Paymaster: {html.escape(alert.message, quote=False)}" + (f" <{url}>" if url else ""),
         "id": alert.id,
         "kind": str(alert.kind),
         "subject": alert.subject,
@@ -62,7 +63,14 @@ def payload(alert: Alert) -> dict[str, Any]:
         "threshold": alert.threshold,
         "message": alert.message,
         "created_at": created.isoformat(),
+        **({"url": url} if url else {}),
     }
+
+
+def page_of(alert: Alert) -> str | None:
+    """Where people see more: the alerts on the API's page, if it is known where that is."""
+    address = read_settings(AlertSettings).public_url
+    return f"{address}/#alert-{alert.id}" if address else None
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
@@ -137,7 +145,8 @@ def _email(alert: Alert, settings: AlertSettings) -> str | None:
     # the same alert, sent again after a crash, is the same mail
     mail["Message-ID"] = f"<paymaster-alert-{alert.id}-{alert.created_at.timestamp():.0f}@{_domain(settings)}>"
     mail["Auto-Submitted"] = "auto-generated"
-    mail.set_content(f"{alert.message}\n")
+    link = page_of(alert)
+    mail.set_content(f"{alert.message}\n" + (f"\n{link}\n" if link else ""))
     try:
         with _mail_server(settings) as server:
             refused = server.send_message(mail)

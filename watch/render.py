@@ -7,16 +7,29 @@ import json
 import re
 from collections.abc import Iterator
 from decimal import Decimal
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from budget.money import nano_to_usd
 from watch.chart import bars
-from watch.words import long_day, number, percent, saved, score, seconds, short_day, success, usd, visible
+from watch.words import (
+    ago,
+    long_day,
+    number,
+    percent,
+    round_usd,
+    saved,
+    score,
+    seconds,
+    short_day,
+    success,
+    usd,
+    visible,
+)
 
 PAGES = Path(__file__).with_name("pages")
 # what a spreadsheet takes for the beginning of a formula
@@ -63,13 +76,20 @@ def _name(text: Any) -> Markup:
     return Markup("<bdi>{}</bdi>").format(visible(text))
 
 
+def _commands(text: str) -> Markup:
+    """A sentence whose words between backticks are commands."""
+    parts = visible(text).split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(p) if n % 2 else escape(p) for n, p in enumerate(parts))
+
+
 def _markdown(text: Any) -> str:
     return _MARKDOWN.sub(r"\\\1", visible(text)) if text != "" else "not named"
 
 
 FILTERS = {
     "usd": usd, "money": _money, "tail": _tail, "seconds": seconds, "score": score, "number": number,
-    "long_day": long_day, "short_day": short_day, "name": _name, "md": _markdown, "visible": visible,
+    "long_day": long_day, "short_day": short_day, "name": _name, "md": _markdown, "visible": visible, "ago": ago,
+    "round_usd": round_usd, "commands": _commands,
 }  # fmt: skip
 
 
@@ -78,20 +98,30 @@ def render(figures: dict[str, Any], form: str) -> str:
     return FORMS[form](figures)
 
 
-def _page(figures: dict[str, Any], template: str) -> str:
+@cache
+def _environment(*, escapes: bool) -> Environment:
     made = Environment(
         loader=FileSystemLoader(PAGES),
-        autoescape=template.endswith(".html"),
+        autoescape=escapes,  # noqa: S701  # Markdown has escapes of its own
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     made.filters |= FILTERS
-    made.globals |= {"percent": percent, "saved": saved, "success": success, "bars": bars, "tables": TABLES}
-    made.globals |= {"permille": _permille, "level": partial(_level, Decimal(figures["alert_percent"]))}
+    made.globals |= {"percent": percent, "saved": saved, "success": success, "bars": bars, "permille": _permille}
+    return made
+
+
+def draw(template: str, alert_percent: str, **shown: Any) -> str:
+    """A page of the folder `pages`, in which budgets count as near their limit from `alert_percent` on."""
+    found = _environment(escapes=template.endswith(".html")).get_template(template)
+    return found.render(level=partial(_level, Decimal(alert_percent)), **shown)
+
+
+def _page(figures: dict[str, Any], template: str) -> str:
     css = Markup((PAGES / "report.css").read_text(encoding="utf-8"))  # noqa: S704  # our own
-    return made.get_template(template).render(f=figures, css=css)
+    return draw(template, figures["alert_percent"], f=figures, css=css, tables=TABLES)
 
 
 def _html(figures: dict[str, Any]) -> str:

@@ -54,6 +54,8 @@ class AlertSettings(BaseSettings):
     alert_window_s: int = Field(900, ge=60, le=86_400, description="How far back calls count.")
     alert_timeout_s: float = Field(10, gt=0, le=30, description="How long a channel may take for one message.")
 
+    public_url: str | None = Field(None, description="Where people reach the API's page; alerts link to it.")
+
     alert_webhook_allowed_hosts: Names = Field((), description="Hosts that may be private, and need no https.")
     alert_webhook_secret: SecretStr | None = Field(None, description="What messages to the webhook are signed with.")
     alert_webhook_url: SecretStr | None = Field(None, description="Where alerts are posted as JSON, as Slack takes it.")
@@ -69,6 +71,18 @@ class AlertSettings(BaseSettings):
     alert_email_to: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_mailboxes)] = Field(
         (), description="Who gets alerts by e-mail, separated by commas."
     )
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        try:
+            url = urlsplit(value or "http://host")
+            good = url.scheme in ("http", "https") and url.hostname and not (url.query or url.fragment or url.username)
+        except ValueError:
+            good = False
+        if not good or (value and not (value.isascii() and value.isprintable())):
+            raise ValueError("is no address; give one such as https://paymaster.example.com")
+        return value and value.rstrip("/")
 
     @field_validator("alert_webhook_url")
     @classmethod

@@ -1,6 +1,6 @@
 """How the figures of a report are said to people."""
 
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -60,3 +60,17 @@ def success(row: dict[str, Any], of_calls: bool) -> str:
     if of_calls:
         return percent(row["calls_succeeded"], row["calls_succeeded"] + row["calls_failed"])
     return percent(row["jobs_succeeded"], row["jobs_ended"])
+
+
+def ago(moment: datetime) -> str:
+    """`4 min ago`, in the largest unit that fits; `just now` also where another clock is ahead."""
+    passed = int((datetime.now(UTC) - moment).total_seconds())
+    for unit, length in {"d": 86_400, "h": 3600, "min": 60, "s": 1}.items():
+        if passed >= length:
+            return f"{passed // length} {unit} ago"
+    return "just now"
+
+
+def round_usd(nano: int) -> str:
+    """An amount to a millionth of a dollar."""
+    return usd(round(nano, -3))
