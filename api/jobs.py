@@ -92,7 +92,7 @@ def submit_batch(body: Body, caller: Submitter, x_llm_model: Model = None) -> Re
     for order in prepared:
         made: Any = next(placed) if isinstance(order, Order) else order
         if isinstance(made, InvalidJob):
-            made = _invalid(made, caller)
+            made = problems.invalid_job(made)
         if isinstance(made, Problem):
             outcomes.append({"status": made.status, "problem": made.body})
         elif isinstance(order, Order):
@@ -155,11 +155,7 @@ def _submit(task: JobTask, body: bytes, caller: Caller, model: str | None, key: 
         raise Problem(422, "invalid", sentence, field="idempotency_key")
     order = _prepare(task, fields, caller, model)
     _check_budget(order, uses_of(order.job.user_id))
-    try:
-        job = place(order.job)
-    except InvalidJob as error:
-        raise _invalid(error, caller) from None
-    accepted = _publish(order, job)
+    accepted = _publish(order, place(order.job))
     return answer(accepted, 202, Location=accepted["url"])
 
 
@@ -197,16 +193,8 @@ def _check_budget(order: Order, uses: list[ScopeUse]) -> None:
         return
     key = order.job.idempotency_key
     with read() as session:
-        if key is None or jobs.by_idempotency_key(session, key) is None:
+        if key is None or jobs.by_idempotency_key(session, order.job.user_id, key) is None:
             raise problems.over_budget(exceeded)
-
-
-def _invalid(error: InvalidJob, caller: Caller) -> Problem:
-    if caller.user_id is not None and "idempotency_key" in str(error):
-        # whose job it is, and which, is not for this caller
-        sentence = "field idempotency_key: another job has this key; give a new job a key of its own"
-        return Problem(422, "invalid", sentence, field="idempotency_key")
-    return problems.invalid_job(error)
 
 
 def _publish(order: Order, job: Job) -> dict[str, Any]:

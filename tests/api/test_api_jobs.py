@@ -51,7 +51,7 @@ def test_headers_of_the_model_and_of_the_job_arrive(api: httpx.Client, broker: r
     assert first.json() == again.json()
     assert job(first.json()["id"]).payload["x_llm_model"] == "gpt-4o"
     assert len(messages(broker)) == jobs() == 1
-    other = api.post("/api/v1/jobs/parse/", json={**PARSE, "user_id": 8}, headers=headers)
+    other = api.post("/api/v1/jobs/parse/", json={**PARSE, "api": "gap_analysis"}, headers=headers)
     assert problem_of(other, 422)["field"] == "idempotency_key"
     both = api.post("/api/v1/jobs/parse/", json={**PARSE, "idempotency_key": "order-2"}, headers=headers)
     assert problem_of(both, 422)["field"] == "idempotency_key"
