@@ -92,6 +92,8 @@ def test_without_tokens_only_this_machine_is_served(host: str, fits: bool) -> No
         {"Host": "evil.example"},
         {"Host": "127.0.0.1.evil.example:80"},
         {"Host": "[::2]"},
+        {"Host": "[::1].evil.example"},
+        {"Host": "localhost:evil.example"},
         {"Host": ""},
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
