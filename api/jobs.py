@@ -8,12 +8,12 @@ from datetime import datetime
 from itertools import count
 from typing import Annotated, Any, Literal
 
+from anyio import CapacityLimiter, to_thread
 from celery.utils import uuid
 from fastapi import APIRouter, Depends, Header, Query, Request
-from kombu.exceptions import OperationalError as BrokerError
-from redis.exceptions import RedisError
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
@@ -30,12 +30,12 @@ from budget.ledger import ScopeUse
 from db import jobs
 from db.environment import read_settings
 from db.models import Job, JobState, JobVectors
-from db.session import read
+from db.session import read, write
 from tasks import embed, generate, parse
 from tasks.kinds import vector_items
 from tasks.vectors import Vector
 from worker.app import app as celery_app
-from worker.control import cancel_job
+from worker.control import tell_cancelled
 from worker.errors import InvalidJob
 from worker.foresee import foresee
 from worker.results import waited_for
@@ -59,6 +59,7 @@ Key = Annotated[
 
 logger = logging.getLogger(__name__)
 _broker = Pause()
+_telling = CapacityLimiter(1)
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 
@@ -154,12 +155,21 @@ def list_jobs(
 def cancel_one(caller: Submitter, job_id: str) -> Response:
     """Cancel a job that is not under way. One that is running goes on: its call may be paid for."""
     job = _visible(job_id, caller)
-    with suppress(RedisError, BrokerError):  # SQL has it; whoever waits by Celery learns it from there
-        cancel_job(celery_app, job.id)
+    with write() as session:
+        cancelled = jobs.cancel(session, job.id)
     job = _visible(job_id, caller)
     if job.state != JobState.CANCELLED:
         raise Problem(409, "conflict", f"the job is {job.state}; only one that waits can be cancelled")
-    return answer(views.job_row(job))
+    told = answer(views.job_row(job))
+    if cancelled:
+        # after the answer: Celery's backend tries for minutes to reach a Redis that is away
+        told.background = BackgroundTask(_tell_cancelled, job.id)
+    return told
+
+
+async def _tell_cancelled(job_id: str) -> None:
+    with suppress(Exception):  # each backend has errors of its own; SQL has it, and whoever asks learns it from there
+        await to_thread.run_sync(tell_cancelled, celery_app, job_id, limiter=_telling, abandon_on_cancel=True)
 
 
 def _submit(task: JobTask, body: bytes, caller: Caller, model: str | None, key: str | None) -> Response:

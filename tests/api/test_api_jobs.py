@@ -328,3 +328,14 @@ def test_a_database_that_hangs_leaves_threads_to_those_who_read(
         assert all(problem_of(one, 503)["detail"].startswith("nothing was done") for one in refused)
         assert sum(one.result().status_code == 202 for one in asked) == WRITERS
     assert jobs() == WRITERS + 1
+
+
+def test_a_job_is_cancelled_also_while_nobody_can_be_told(api: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr("api.jobs.tell_cancelled", lambda *_: goes_on.wait(60))
+    try:
+        for _ in range(WRITERS + 2):
+            url = api.post("/api/v1/jobs/parse/", json=PARSE).json()["url"]
+            assert api.delete(url, timeout=20).json()["state"] == "cancelled"
+    finally:
+        goes_on.set()
