@@ -49,7 +49,8 @@ task_acks_late = True
 task_reject_on_worker_lost = True
 # Jobs live in SQL, so a lost or doubled message is harmless. What is redelivered after a kill is what hangs on a
 # message: the next step of a chain.
-broker_transport_options = {"visibility_timeout": 300}
+# Without the other two, whoever publishes would wait for ever for a broker that hangs.
+broker_transport_options = {"visibility_timeout": 300, "socket_timeout": 10, "socket_connect_timeout": 5}
 broker_connection_retry_on_startup = True
 broker_pool_acquire_timeout = 10
 task_publish_retry_policy = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1.0}

@@ -6,18 +6,17 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import anyio.to_thread
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 
 from api import health, jobs, models, money, pages, problems, reports
 from api.docs import describe
 from api.guard import Guard, Rate
+from api.reading import no_other_parameters
 from api.settings import ApiSettings
 from api.waiting import Waiting
+from api.writing import THREADS
 from db.environment import read_settings
 from worker.checks import check_settings
-
-# Routes that wait for SQL, Redis or the broker run on threads: no more than the database has connections for (25).
-THREADS = 20
 
 DESCRIPTION = (
     "LLM jobs with budgets that cannot be overrun: submit, poll, compare models, set the strategy, see what it costs. "
@@ -42,8 +41,9 @@ def create_app() -> FastAPI:
         docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan,
     )  # fmt: skip
     app.state.waiting = Waiting()
+    app.state.readiness = health.Readiness(health.PROBES)
     app.state.rate = Rate(settings.api_requests_per_minute)
-    v1 = APIRouter(prefix="/api/v1")
+    v1 = APIRouter(prefix="/api/v1", dependencies=[Depends(no_other_parameters)])
     for router in (jobs.router, models.router, money.router, reports.router):
         v1.include_router(router)
     app.include_router(v1)

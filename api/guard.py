@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import re
 import time
 import traceback
 from contextlib import suppress
@@ -16,7 +17,8 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.access import LOCAL_NAMES, THIS_MACHINE, Caller, caller_of, is_loopback
-from api.problems import Problem
+from api.pause import Pause
+from api.problems import Problem, away
 from api.session import asks_for_a_page, session_of
 from api.settings import ApiSettings
 from budget.scopes import TAG
@@ -26,12 +28,13 @@ from db.environment import read_settings
 OPEN_PATHS = ("/healthz", "/readyz", "/api/v1/openapi.json", "/sign-in/", "/sign-out/")
 # a proxy before us might take another one of them for the real one
 ONCE = ("host", "authorization", "content-length", "content-type", "idempotency-key", "x-llm-model", "origin")
+_HOST = re.compile(r"(\[[0-9a-f:]+\]|[^\[\]:]+)(?::[0-9]*)?")
 BODY_WITHIN_S = 30
+# of all requests that are under way
+BODIES_BYTES = 256 << 20
 DISCARD_WITHIN_S = 5
 DISCARDED_BYTES = 64 << 20
 QUICK_S = 0.25
-# how long nobody asks a Redis that gave no answer
-PAUSE_S = 2.0
 
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -53,13 +56,14 @@ class Guard:
         self.app = app
         self.settings = settings
         self._rate = rate
+        self._bodies = Bodies()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = False
-        incoming = Incoming(receive, self.settings.api_max_body_bytes)
+        incoming = Incoming(receive, self.settings.api_max_body_bytes, self._bodies)
 
         async def send_safely(message: Message) -> None:
             nonlocal started
@@ -74,7 +78,7 @@ class Guard:
             headers = Headers(scope=scope)
             self._check_framing(headers)
             scope["caller"] = await self._admit(scope, headers)
-            await self.app(scope, incoming, send_safely)
+            await self.app(as_routed(scope), incoming, send_safely)
         except Elsewhere as elsewhere:
             await RedirectResponse(elsewhere.address, 303)(scope, receive, send_safely)
         except (Problem, Cut) as error:
@@ -89,6 +93,8 @@ class Guard:
             if not started:
                 sentence = f"internal error ({type(error).__name__}); the API's log says where"
                 await Problem(500, "internal", sentence).response()(scope, receive, send_safely)
+        finally:
+            incoming.forget()
 
     def _check_framing(self, headers: Headers) -> None:
         for name in ONCE:
@@ -96,6 +102,10 @@ class Guard:
                 raise Problem(400, "bad_request", f"the header {name} is there more than once")
         if "content-length" in headers and "transfer-encoding" in headers:
             raise Problem(400, "bad_request", "Content-Length and Transfer-Encoding must not be there together")
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise Problem(
+                415, "unsupported_media_type", "Content-Encoding: bodies are taken as they are only, not packed"
+            )
         length = headers.get("content-length", "0")
         if not length.isdecimal():
             raise Problem(400, "bad_request", "Content-Length is no number")
@@ -124,8 +134,8 @@ class Guard:
         if client and not is_loopback(client[0]):
             raise Problem(403, "forbidden", "API_TOKENS is empty, so only programs of this machine may ask")
         host = headers.get("host", "")
-        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        if name.lower() not in LOCAL_NAMES:
+        named = _HOST.fullmatch(host.lower())
+        if named is None or named[1].strip("[]") not in LOCAL_NAMES:
             raise Problem(403, "forbidden", f"Host: without API_TOKENS it must be one of {', '.join(LOCAL_NAMES)}")
         origin = headers.get("origin")
         # a link to a page may be followed from anywhere: who made it sees nothing of the answer
@@ -144,6 +154,19 @@ class Elsewhere(Exception):
         self.address = address
 
 
+def as_routed(scope: Scope) -> Scope:
+    """The request as the routes know it: paths of the API end in a slash, others do not, and HEAD is GET, whose body
+    the server leaves out."""
+    path = scope["path"]
+    if path.startswith("/api/") and path not in OPEN_PATHS:
+        path = path if path.endswith("/") else f"{path}/"
+    elif path.removesuffix("/") in OPEN_PATHS:
+        path = path.removesuffix("/")
+    elif f"{path}/" in OPEN_PATHS:
+        path = f"{path}/"
+    return {**scope, "path": path, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
+
+
 class Cut(Exception):
     """The body is cut off. No `Problem`, so that no route answers it: what still comes must be discarded first."""
 
@@ -152,15 +175,24 @@ class Cut(Exception):
         self.problem = problem
 
 
+class Bodies:
+    """What all requests that are under way hold in memory."""
+
+    bytes = 0
+
+
 class Incoming:
     """The body of a request, as far as it may go; what comes too slowly is given up."""
 
-    def __init__(self, receive: Receive, most_bytes: int) -> None:
+    def __init__(self, receive: Receive, most_bytes: int, bodies: Bodies) -> None:
         self._receive = receive
+        self._bodies = bodies
         self._most_bytes = most_bytes
         self._bytes = 0
         self._deadline = time.monotonic() + BODY_WITHIN_S
         self._complete = False
+        self._held = 0
+        self._discards = False
 
     async def __call__(self) -> Message:
         if self._complete:
@@ -173,11 +205,21 @@ class Incoming:
         self._complete = not message.get("more_body", False)
         if self._bytes > self._most_bytes:
             raise Cut(too_large(self._most_bytes))
+        if not self._discards:
+            self._held += len(message.get("body", b""))
+            self._bodies.bytes += len(message.get("body", b""))
+            if self._bodies.bytes > BODIES_BYTES:
+                raise Cut(away("nothing was done: too many large requests come at once"))
         return message
+
+    def forget(self) -> None:
+        """The request is over."""
+        self._bodies.bytes -= self._held
 
     async def discard(self) -> None:
         """Take what still comes of a body that is refused, within bounds: a client that is still sending when the
         connection is closed may never see why."""
+        self._discards = True
         self._most_bytes = DISCARDED_BYTES
         self._deadline = min(self._deadline, time.monotonic() + DISCARD_WITHIN_S)
         with suppress(Cut):
@@ -197,7 +239,7 @@ class Rate:
     def __init__(self, per_minute: int) -> None:
         self._per_minute = per_minute
         self._client: Any = None
-        self._paused_until = 0.0
+        self._pause = Pause()
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -206,7 +248,7 @@ class Rate:
 
     async def count(self, caller: Caller) -> None:
         """Raise a 429 for a request too many."""
-        if not self._per_minute or time.monotonic() < self._paused_until:
+        if not self._per_minute or self._pause.lasts:
             return
         if self._client is None:
             url = read_settings(BudgetSettings).redis_url
@@ -217,7 +259,7 @@ class Rate:
             async with self._client.pipeline(transaction=False) as pipe:
                 count, _ = await pipe.incr(key).expire(key, 120).execute()
         except (RedisError, OSError) as error:
-            self._paused_until = time.monotonic() + PAUSE_S
+            self._pause.begin()
             logger.warning("requests are not counted for a moment: %s", type(error).__name__)
             return
         if count > self._per_minute:

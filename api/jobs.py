@@ -1,17 +1,19 @@
 """Submit, find, wait for and cancel jobs over HTTP."""
 
 import json
+import logging
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from typing import Annotated, Any, Literal
 
+from anyio import CapacityLimiter, to_thread
 from celery.utils import uuid
 from fastapi import APIRouter, Depends, Header, Query, Request
-from kombu.exceptions import OperationalError as BrokerError
-from redis.exceptions import RedisError
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
@@ -19,19 +21,21 @@ from api import problems, schemas, views
 from api.access import Caller, needs
 from api.docs import BATCH, EMBED, GENERATE, PARSE, answers, takes
 from api.money import uses_of
+from api.pause import Pause
 from api.problems import Problem
 from api.reading import Body, Word, answer, pack, plain, read_object, unpack
 from api.settings import ApiSettings, Role
+from api.writing import writing
 from budget.ledger import ScopeUse
 from db import jobs
 from db.environment import read_settings
 from db.models import Job, JobState, JobVectors
-from db.session import read
+from db.session import read, write
 from tasks import embed, generate, parse
 from tasks.kinds import vector_items
 from tasks.vectors import Vector
 from worker.app import app as celery_app
-from worker.control import cancel_job
+from worker.control import tell_cancelled
 from worker.errors import InvalidJob
 from worker.foresee import foresee
 from worker.results import waited_for
@@ -40,6 +44,8 @@ from worker.task import JobTask
 
 LONGEST_WAIT_S = 60
 TASKS: dict[str, JobTask] = {"parse": parse, "generate": generate, "embed": embed}
+# on another connection, if the broker was started anew
+RETRY_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
 # of a streamed result
 ITEMS_PER_CHUNK = 64
 
@@ -51,28 +57,35 @@ Key = Annotated[
     Header(alias="Idempotency-Key", description="The submitter's own name of the job: sent again, it is the same job."),
 ]
 
+logger = logging.getLogger(__name__)
+_broker = Pause()
+_telling = CapacityLimiter(1)
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 
 @router.post("/parse/", **answers(202, schemas.Accepted, 402), **takes("ParsePayload", PARSE))
+@writing
 def submit_parse(body: Body, caller: Submitter, x_llm_model: Model = None, idempotency_key: Key = None) -> Response:
     """Parse a job posting into structured data."""
     return _submit(parse, body, caller, x_llm_model, idempotency_key)
 
 
 @router.post("/generate/", **answers(202, schemas.Accepted, 402), **takes("GeneratePayload", GENERATE))
+@writing
 def submit_generate(body: Body, caller: Submitter, x_llm_model: Model = None, idempotency_key: Key = None) -> Response:
     """Write the content of a CV for a posting."""
     return _submit(generate, body, caller, x_llm_model, idempotency_key)
 
 
 @router.post("/embed/", **answers(202, schemas.Accepted, 402), **takes("EmbedPayload", EMBED))
+@writing
 def submit_embed(body: Body, caller: Submitter, x_llm_model: Model = None, idempotency_key: Key = None) -> Response:
     """Turn texts into vectors."""
     return _submit(embed, body, caller, x_llm_model, idempotency_key)
 
 
 @router.post("/batch/", **answers(207, schemas.Outcomes), **takes("Batch", BATCH))
+@writing
 def submit_batch(body: Body, caller: Submitter, x_llm_model: Model = None) -> Response:
     """Submit many jobs, each with an outcome of its own: a job that is refused stops no other."""
     given = read_object(body)
@@ -87,12 +100,13 @@ def submit_batch(body: Body, caller: Submitter, x_llm_model: Model = None) -> Re
     uses: dict[str | None, list[ScopeUse]] = {}
     prepared = [_or_problem(fields, caller, x_llm_model, uses) for fields in given["jobs"]]
     orders = [order for order in prepared if isinstance(order, Order)]
-    placed = iter(place_all([order.job for order in orders]))
+    with _in_doubt():
+        placed = iter(place_all([order.job for order in orders]))
     outcomes = []
     for order in prepared:
         made: Any = next(placed) if isinstance(order, Order) else order
         if isinstance(made, InvalidJob):
-            made = _invalid(made, caller)
+            made = problems.invalid_job(made)
         if isinstance(made, Problem):
             outcomes.append({"status": made.status, "problem": made.body})
         elif isinstance(order, Order):
@@ -137,15 +151,25 @@ def list_jobs(
 
 
 @router.delete("/{job_id}/", **answers(200, schemas.JobRow, 404, 409))
+@writing
 def cancel_one(caller: Submitter, job_id: str) -> Response:
     """Cancel a job that is not under way. One that is running goes on: its call may be paid for."""
     job = _visible(job_id, caller)
-    with suppress(RedisError, BrokerError):  # SQL has it; whoever waits by Celery learns it from there
-        cancel_job(celery_app, job.id)
+    with write() as session:
+        cancelled = jobs.cancel(session, job.id)
     job = _visible(job_id, caller)
     if job.state != JobState.CANCELLED:
         raise Problem(409, "conflict", f"the job is {job.state}; only one that waits can be cancelled")
-    return answer(views.job_row(job))
+    told = answer(views.job_row(job))
+    if cancelled:
+        # after the answer: Celery's backend tries for minutes to reach a Redis that is away
+        told.background = BackgroundTask(_tell_cancelled, job.id)
+    return told
+
+
+async def _tell_cancelled(job_id: str) -> None:
+    with suppress(Exception):  # each backend has errors of its own; SQL has it, and whoever asks learns it from there
+        await to_thread.run_sync(tell_cancelled, celery_app, job_id, limiter=_telling, abandon_on_cancel=True)
 
 
 def _submit(task: JobTask, body: bytes, caller: Caller, model: str | None, key: str | None) -> Response:
@@ -155,12 +179,22 @@ def _submit(task: JobTask, body: bytes, caller: Caller, model: str | None, key: 
         raise Problem(422, "invalid", sentence, field="idempotency_key")
     order = _prepare(task, fields, caller, model)
     _check_budget(order, uses_of(order.job.user_id))
-    try:
+    with _in_doubt():
         job = place(order.job)
-    except InvalidJob as error:
-        raise _invalid(error, caller) from None
     accepted = _publish(order, job)
     return answer(accepted, 202, Location=accepted["url"])
+
+
+@contextmanager
+def _in_doubt() -> Iterator[None]:
+    """A commit whose answer is lost may have been made all the same, and then the job runs."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise problems.away(
+            f"the database gives no usable answer ({type(error).__name__}), so what was submitted may have been "
+            "accepted or not; GET jobs/ tells, and the same Idempotency-Key accepts it once only"
+        ) from None
 
 
 def _prepare(task: JobTask, fields: dict[str, Any], caller: Caller, model: str | None) -> Order:
@@ -197,23 +231,20 @@ def _check_budget(order: Order, uses: list[ScopeUse]) -> None:
         return
     key = order.job.idempotency_key
     with read() as session:
-        if key is None or jobs.by_idempotency_key(session, key) is None:
+        if key is None or jobs.by_idempotency_key(session, order.job.user_id, key) is None:
             raise problems.over_budget(exceeded)
 
 
-def _invalid(error: InvalidJob, caller: Caller) -> Problem:
-    if caller.user_id is not None and "idempotency_key" in str(error):
-        # whose job it is, and which, is not for this caller
-        sentence = "field idempotency_key: another job has this key; give a new job a key of its own"
-        return Problem(422, "invalid", sentence, field="idempotency_key")
-    return problems.invalid_job(error)
-
-
 def _publish(order: Order, job: Job) -> dict[str, Any]:
-    """Send the job's id on its way, unless it was there already; what the submitter is told."""
-    if job is order.job:
+    """Send the job's id on its way, unless it was there already; what the submitter is told. The job is in SQL, so
+    whatever the broker says now is no error: the sweeper publishes it later."""
+    if job is order.job and not _broker.lasts:
         waited_for.set(False)
-        TASKS[job.kind].publish(job.id, queue=job.queue)
+        try:
+            TASKS[job.kind].send(job.id, queue=job.queue, retry_policy=RETRY_ONCE)
+        except Exception as error:  # each transport has errors of its own
+            _broker.begin()
+            logger.warning("the sweeper will publish what is accepted now: %s", type(error).__name__)
     return {"id": job.id, "state": str(job.state), "url": f"/api/v1/jobs/{job.id}/"}
 
 

@@ -15,6 +15,7 @@ from api.money import quick_look
 from api.problems import Problem
 from api.reading import Body, answer, read_object
 from api.settings import Role
+from api.writing import writing
 from budget.breaker import breakers
 from budget.errors import LedgerError
 from db import statistics
@@ -102,6 +103,7 @@ def get_settings(caller: Anybody) -> Response:
 
 
 @router.put("/settings/", **answers(200, schemas.Settings), **takes("NewSettings", {"strategy": "quality_optimized"}))
+@writing
 def put_settings(caller: Admin, body: Body) -> Response:
     """Let every worker use another strategy within a second; who did so is recorded."""
     try:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from api import schemas, views
 from api.access import Caller, needs
 from api.docs import answers
+from api.pause import Pause
 from api.problems import Problem
 from api.reading import Word, answer, pack, unpack
 from api.settings import Role
@@ -26,8 +27,6 @@ from db.once import once_per_environment
 from db.session import read
 
 QUICK_S = 0.25
-# how long nobody asks a ledger that gave no answer
-PAUSE_S = 2.0
 LARGEST_ID = 2**31 - 1
 
 Reader = Annotated[Caller, Depends(needs(Role.READ))]
@@ -44,16 +43,16 @@ class QuickLook:
     def __init__(self) -> None:
         settings = read_settings(BudgetSettings)
         self.ledger = Ledger(connect(settings.redis_url, QUICK_S), settings)
-        self._paused_until = 0.0
+        self._pause = Pause()
 
     def uses_of(self, user_id: str | None) -> list[ScopeUse]:
         """How the budgets stand that a job of this user must fit in; none while the ledger is away or cold."""
-        if time.monotonic() < self._paused_until:
+        if self._pause.lasts:
             return []
         try:
             return self.ledger.usage(user_id=user_id, moment=time.time())
         except LedgerError as error:
-            self._paused_until = time.monotonic() + PAUSE_S
+            self._pause.begin()
             logger.warning("budgets are not looked at for a moment: %s", error)
             return []
 

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from budget.errors import BudgetExceeded, LedgerError
 from budget.money import nano_to_usd
@@ -25,7 +26,7 @@ AWAY_S = 5
 
 # What HTTP's own words for a status leave open.
 TITLE_OF = {
-    "invalid": "The job cannot be accepted as it stands",
+    "invalid": "The input cannot be accepted as it stands",
     "budget": "A budget has no room for the job",
     "budget_never_fits": "The job is larger than a budget",
     "unavailable": "A part of the system is away",
@@ -97,9 +98,17 @@ def install(app: FastAPI) -> None:
         made: Problem = error
         return made.response()
 
-    def http(_: Request, error: Any) -> Response:
+    def http(request: Request, error: Any) -> Response:
         if error.status_code == 404:
-            made = Problem(404, "not_found", "there is nothing at this address; every path ends in a slash")
+            made = Problem(
+                404, "not_found", "there is nothing at this address; /api/v1/openapi.json lists what there is"
+            )
+        elif error.status_code == 405:
+            # the router names those of the first route only
+            paths = request.app.openapi()["paths"].items()
+            methods = {m for path, taken in paths if compile_path(path)[0].match(request.scope["path"]) for m in taken}
+            headers = {"Allow": ", ".join(sorted(methods)).upper()}
+            made = Problem(405, "method_not_allowed", f"this address takes {headers['Allow']} only", headers=headers)
         else:
             made = Problem(error.status_code, "http", str(error.detail), headers=dict(error.headers or {}))
         return made.response()
@@ -108,6 +117,8 @@ def install(app: FastAPI) -> None:
         fault = error.errors()[0]
         field = ".".join(str(part) for part in fault["loc"][1:])
         message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"].startswith("date"):
+            message = "give a day or a time in ISO 8601, such as 2026-11-22 or 2026-11-22T08:00:00Z"
         return Problem(422, "parameter", f"{field}: {message}", field=field).response()
 
     def database(_: Request, error: Any) -> Response:

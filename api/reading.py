@@ -20,6 +20,18 @@ async def _body(request: Request) -> bytes:
     return await request.body()
 
 
+async def no_other_parameters(request: Request) -> None:
+    """A mistyped filter must not bring everything, nor a parameter that is no use look as if it were one."""
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            takes = f"this address takes {', '.join(known)}" if known else "this address takes none"
+            field = name if name.isidentifier() and len(name) <= 40 else None
+            raise Problem(422, "parameter", f"a parameter in the address is not known; {takes}", field=field)
+        if len(request.query_params.getlist(name)) > 1:
+            raise Problem(422, "parameter", f"{name}: is there more than once", field=name)
+
+
 Body = Annotated[bytes, Depends(_body)]
 
 

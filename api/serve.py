@@ -8,6 +8,7 @@ from starlette.types import ASGIApp
 
 from api.access import check_address
 from api.app import create_app
+from api.protocol import Protocol
 from api.settings import ApiSettings
 from db.environment import read_settings
 from worker.logs import setup
@@ -48,6 +49,6 @@ def server_of(app: ASGIApp) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             app, access_log=False, server_header=False, log_config=None, log_level="warning", ws="none",
-            timeout_graceful_shutdown=SHUTDOWN_S,
+            timeout_graceful_shutdown=SHUTDOWN_S, http=Protocol,
         )
     )  # fmt: skip

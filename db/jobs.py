@@ -329,9 +329,10 @@ def close_abandoned(session: Session, job_id: str) -> Sequence[Attempt]:
     return left
 
 
-def by_idempotency_key(session: Session, key: str) -> Job | None:
-    """The job that was submitted under this key."""
-    return session.scalars(select(Job).where(Job.idempotency_key == key)).one_or_none()
+def by_idempotency_key(session: Session, user_id: str | None, key: str) -> Job | None:
+    """The job that was submitted under this key for this user; None: for no user."""
+    whose = Job.user_id.is_(None) if user_id is None else Job.user_id == user_id
+    return session.scalars(select(Job).where(whose, Job.idempotency_key == key)).one_or_none()
 
 
 def start_again(session: Session, job_id: str) -> bool:

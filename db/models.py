@@ -93,6 +93,8 @@ class Base(DeclarativeBase):
 
 # literal, and the same in the index and in queries: else databases do not see that the index will do
 IS_LIVE = text("state IN ('queued', 'running', 'waiting', 'deferred')")
+HAS_KEY = text("idempotency_key IS NOT NULL")
+NOBODYS = text("user_id IS NULL AND idempotency_key IS NOT NULL")
 
 
 class Job(Base):
@@ -128,7 +130,7 @@ class Job(Base):
     lost_runs: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     # attempts up to this number are history: the job was started again by hand
     forgiven: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
-    # the submitter's own name of the job: the same one brings the same job
+    # the submitter's own name of the job, among those of its user: the same one brings the same job
     idempotency_key: Mapped[str | None] = mapped_column(String(128))
 
     # since when it waits for a worker, if that is not when it was created: it was handed back, released, or its worker
@@ -146,7 +148,22 @@ class Job(Base):
     due_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
 
     __table_args__ = (
-        Index("uq_jobs_idempotency_key", "idempotency_key", unique=True),
+        # two, since no NULL equals another
+        Index(
+            "uq_jobs_key_of_user",
+            "user_id",
+            "idempotency_key",
+            unique=True,
+            sqlite_where=HAS_KEY,
+            postgresql_where=HAS_KEY,
+        ),
+        Index(
+            "uq_jobs_key_of_nobody",
+            "idempotency_key",
+            unique=True,
+            sqlite_where=NOBODYS,
+            postgresql_where=NOBODYS,
+        ),
         Index("ix_jobs_state_due", "state", "due_at"),
         Index("ix_jobs_runner", "runner"),
         Index("ix_jobs_created", "created_at"),

@@ -1,7 +1,8 @@
 """Group commit: the writes of one process that gather while another group commits share one transaction.
 
 A caller goes on only when its own write is committed, so a shared commit is as durable as an own one and
-costs a fraction. If a group fails, its writes are tried one by one, so that none suffers for another.
+costs a fraction. If a group fails, its writes are tried one by one, so that none suffers for another; but not on if
+the database is away.
 """
 
 import queue
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from db.once import once_per_environment
@@ -55,11 +57,21 @@ class GroupWriter:
             if len(group) == 1:
                 group[0][1].set_exception(error)
             else:
-                for single in group:
-                    self._commit_group([single])
+                self._commit_singly(group)
         else:
             for (_, future), result in zip(group, results, strict=True):
                 future.set_result(result)
+
+    def _commit_singly(self, group: list[tuple[Write, Future[Any]]]) -> None:
+        while group:
+            single = group.pop(0)
+            self._commit_group([single])
+            error = single[1].exception()
+            if isinstance(error, OperationalError):
+                # not the write's fault: the database is away or locked, and would let each of the others wait as long
+                for _, future in group:
+                    future.set_exception(error)
+                return
 
 
 @once_per_environment

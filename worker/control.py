@@ -15,9 +15,14 @@ def cancel_job(app: Celery, job_id: str) -> bool:
     with write() as session:
         cancelled = cancel(session, job_id)
     if cancelled:
-        # workers need not be told: they would throw away its message even if it is started again later
-        app.backend.mark_as_revoked(job_id, "cancelled before it ran")
+        tell_cancelled(app, job_id)
     return cancelled
+
+
+def tell_cancelled(app: Celery, job_id: str) -> None:
+    """Tell those who wait for a job that was cancelled. Workers need not be told: they would throw away its message
+    even if it is started again later."""
+    app.backend.mark_as_revoked(job_id, "cancelled before it ran")
 
 
 class Control(CeleryControl):

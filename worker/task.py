@@ -74,14 +74,18 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
 
     def publish(self, job_id: str, **options: Any) -> AsyncResult[Any]:
         """Send the id of a job that was accepted. If the broker is away, the sweeper does so later."""
+        try:
+            return self.send(job_id, **options)
+        except OperationalError as error:
+            logger.warning("job %s is accepted, the sweeper will publish it: %s", job_id, type(error).__name__)
+            return self.AsyncResult(job_id)
+
+    def send(self, job_id: str, **options: Any) -> AsyncResult[Any]:
+        """Send the id of a job that was accepted; errors of the broker are raised as they are."""
         with span("submit", "PRODUCER", job_id=job_id, kind=self.kind.name, queue=options["queue"]):
             if traced := headers():
                 options["headers"] = {**(options.get("headers") or {}), **traced}
-            try:
-                return super().apply_async((), {}, task_id=job_id, **options)
-            except OperationalError as error:
-                logger.warning("job %s is accepted, the sweeper will publish it: %s", job_id, type(error).__name__)
-                return self.AsyncResult(job_id)
+            return super().apply_async((), {}, task_id=job_id, **options)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """What a worker does with a message, and what `parse(…)` does here and now."""

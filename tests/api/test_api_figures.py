@@ -29,6 +29,7 @@ from selection.recommend import merged, recommend
 from selection.registry import load_registry
 from selection.strategies import load_strategies
 from tests.api.conftest import Tokens, problem_of, serving
+from tests.integration.conftest import wait_until
 from worker.strategy import current_strategy
 
 MINI, GPT, SONNET, OPUS = "gpt-4o-mini", "gpt-4o", "claude-sonnet-4-20250514", "claude-opus-4-1-20250805"
@@ -242,6 +243,7 @@ def test_health_says_what_is_missing(api: httpx.Client, monkeypatch: pytest.Monk
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv("DATABASE_URL", "sqlite:////nowhere/at/all.db")
     once_per_environment.forget_all()
+    wait_until(lambda: api.get("/readyz").json()["redis"] != "ok", 60)
     gone = api.get("/readyz").json()
     assert gone["redis"].startswith("gives no answer")
     assert gone["database"].startswith("gives no usable answer")

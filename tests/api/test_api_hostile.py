@@ -1,7 +1,9 @@
 """Input that means harm: it is refused, nothing is written or published, and the server goes on."""
 
+import gzip
 import json
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import redis
 
 from tests.api.conftest import POSTING, jobs, messages, problem_of
+from tests.integration.conftest import wait_until
 
 PARSE = {"job_description": POSTING}
 
@@ -130,3 +133,56 @@ def test_an_error_that_nobody_foresaw_quotes_nothing(
     told = problem_of(api.post("/api/v1/jobs/parse/", json=PARSE), 500)
     assert "baker" not in json.dumps(told) + caplog.text
     assert "in _prepare" in caplog.text
+
+
+def test_what_is_no_http_is_told_so_as_a_problem(api: httpx.Client) -> None:
+    for head, body in (
+        ("GET /healthz HTTP/1.1\nNo Name: x", b""),
+        ("\x16\x03\x01", b""),
+        (f"{HEAD}\nTransfer-Encoding: chunked", b"zz\r\n"),
+    ):
+        told = raw(api, head, body)
+        assert told.startswith("HTTP/1.1 400 ")
+        assert "application/problem+json" in told
+        assert "nosniff" in told
+        assert json.loads(told.rpartition("\r\n\r\n")[2])["type"].endswith(":bad_request")
+
+
+def test_a_head_that_does_not_come_is_given_up(api: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.protocol.HEAD_WITHIN_S", 0.5)
+    # neither at all, nor after the first bytes, nor a second one on the connection
+    answered = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for sent in ("", "GET /healthz HTTP/1.1\r\nHost: loc", answered + "GET /hea"):
+        with socket.create_connection((api.base_url.host, api.base_url.port or 80), timeout=20) as connection:
+            connection.sendall(sent.encode())
+            told = b""
+            while chunk := connection.recv(65536):
+                told += chunk
+        assert told.count(b"HTTP/1.1 408 ") == 1
+        assert told.count(b"alive") == sent.count(answered)
+
+
+def test_packed_bodies_are_refused(api: httpx.Client) -> None:
+    body = gzip.compress(json.dumps(PARSE).encode())
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    told = problem_of(api.post("/api/v1/jobs/parse/", content=body, headers=headers), 415)
+    assert told["detail"].startswith("Content-Encoding: ")
+    assert api.post("/api/v1/jobs/parse/", json=PARSE, headers={"Content-Encoding": "identity"}).status_code == 202
+
+
+def test_all_bodies_together_have_a_bound(api: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.guard.BODIES_BYTES", 3 << 20)
+    headers = {"Content-Type": "application/json"}
+    large = json.dumps({"texts": ["a" * 1000] * 2000}).encode()
+    with socket.create_connection((api.base_url.host, api.base_url.port or 80), timeout=20) as slow:
+        head = f"{HEAD}\nContent-Length: {2 << 20}\n\n".replace("\n", "\r\n").encode()
+        slow.sendall(head + b" " * ((2 << 20) - 1))
+        refused = problem_of(until(lambda: api.post("/api/v1/jobs/embed/", content=large, headers=headers), 503), 503)
+        assert refused["detail"].startswith("nothing was done")
+    assert until(lambda: api.post("/api/v1/jobs/embed/", content=large, headers=headers), 202).status_code == 202
+
+
+def until(ask: Callable[[], httpx.Response], status: int) -> httpx.Response:
+    answers: list[httpx.Response] = []
+    wait_until(lambda: answers.append(ask()) or answers[-1].status_code == status)
+    return answers[-1]

@@ -1,17 +1,25 @@
 """Jobs over HTTP, in this process and without workers."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 import redis
+from kombu.exceptions import ConnectionLimitExceeded
+from sqlalchemy.exc import OperationalError
 
+from api.pause import Pause
+from api.writing import THREADS, WRITERS
 from budget.ledger import ledger
 from db import jobs as queries
 from db.models import Job, JobState
 from db.session import write
 from tests.api.conftest import POSTING, job, jobs, messages, problem_of
+from tests.integration.conftest import wait_until
 from worker.strategy import set_strategy
+from worker.submit import place
 
 PARSE = {"job_description": POSTING, "user_id": 7, "api": "keywords"}
 CV = {"job_data": {"raw_job_description": POSTING}, "artifacts": [{"a": 1}]}
@@ -51,7 +59,7 @@ def test_headers_of_the_model_and_of_the_job_arrive(api: httpx.Client, broker: r
     assert first.json() == again.json()
     assert job(first.json()["id"]).payload["x_llm_model"] == "gpt-4o"
     assert len(messages(broker)) == jobs() == 1
-    other = api.post("/api/v1/jobs/parse/", json={**PARSE, "user_id": 8}, headers=headers)
+    other = api.post("/api/v1/jobs/parse/", json={**PARSE, "api": "gap_analysis"}, headers=headers)
     assert problem_of(other, 422)["field"] == "idempotency_key"
     both = api.post("/api/v1/jobs/parse/", json={**PARSE, "idempotency_key": "order-2"}, headers=headers)
     assert problem_of(both, 422)["field"] == "idempotency_key"
@@ -230,3 +238,104 @@ def test_the_server_subscribes_to_nobodys_result(api: httpx.Client, broker: redi
     commands = broker.info("commandstats")
     assert "cmdstat_lpush" in commands
     assert "cmdstat_subscribe" not in commands
+
+
+def test_a_slash_too_few_or_too_many_is_no_matter(api: httpx.Client) -> None:
+    told = api.post("/api/v1/jobs/parse", json=PARSE)
+    assert told.status_code == 202
+    path = told.json()["url"].rstrip("/")
+    assert api.get(path, params={"wait": 0}).json()["id"] == told.json()["id"]
+    assert api.delete(path).json()["state"] == "cancelled"
+    assert api.put("/api/v1/models/settings", json={"strategy": "default"}).status_code == 200
+    assert api.get("/healthz/").json() == {"status": "alive"}
+    assert api.get("/api/v1/openapi.json").status_code == 200
+    problem_of(api.get("/api/v1/nothing"), 404)
+
+
+def test_head_is_get_without_a_body(api: httpx.Client) -> None:
+    for path in ("/healthz", "/api/v1/models/", "/api/v1/jobs"):
+        told, full = api.head(path), api.get(path)
+        assert (told.status_code, told.content) == (200, b"")
+        assert told.headers["content-length"] == full.headers["content-length"]
+    problem_of(api.get("/api/v1/jobs/none/"), 404)
+    assert api.head("/api/v1/jobs/none/").status_code == 404
+
+
+def test_a_method_that_an_address_does_not_take_names_those_that_it_does(api: httpx.Client) -> None:
+    for method in ("OPTIONS", "PATCH", "POST"):
+        answer = api.request(method, "/api/v1/jobs/x/")
+        assert problem_of(answer, 405)["type"].endswith(":method_not_allowed")
+        assert answer.headers["allow"] == "DELETE, GET"
+    assert api.patch("/api/v1/models/settings/").headers["allow"] == "GET, PUT"
+
+
+def test_a_parameter_that_is_unknown_or_there_twice_is_refused(api: httpx.Client) -> None:
+    assert "user_id" in problem_of(api.get("/api/v1/jobs/?user=7"), 422)["detail"]
+    assert problem_of(api.get("/api/v1/jobs/?user_id=7&user_id=8"), 422)["field"] == "user_id"
+    assert problem_of(api.get("/api/v1/models/settings/?token=x"), 422)["field"] == "token"
+    assert "field" not in problem_of(api.get(f"/api/v1/jobs/?{'x' * 99}=7"), 422)
+
+
+@pytest.mark.parametrize("error", [ConnectionLimitExceeded("pool"), RuntimeError("whatever"), OSError("away")])
+def test_whatever_the_broker_says_the_job_that_was_accepted_is_told(
+    api: httpx.Client, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("api.jobs._broker", Pause())
+    monkeypatch.setattr("celery.app.task.Task.apply_async", fail)
+    told = api.post("/api/v1/jobs/parse/", json=PARSE)
+    assert told.status_code == 202
+    assert job(told.json()["id"]).due_at is not None
+    # it is not asked again at once
+    monkeypatch.undo()
+    assert messages(broker) == []
+
+
+def test_where_a_commit_is_in_doubt_the_answer_says_so(api: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: Any) -> None:
+        raise OperationalError("insert", {}, Exception("connection lost"))
+
+    for name in ("place", "place_all"):
+        monkeypatch.setattr(f"api.jobs.{name}", lost)
+    for path, body in (("parse", PARSE), ("batch", {"jobs": [{"kind": "parse", **PARSE}]})):
+        answer = api.post(f"/api/v1/jobs/{path}/", json=body)
+        assert "may have been accepted or not" in problem_of(answer, 503)["detail"]
+        assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_database_that_hangs_leaves_threads_to_those_who_read(
+    api: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, first = threading.Event(), api.post("/api/v1/jobs/parse/", json=PARSE).json()
+
+    def hang(job: Job) -> Job:
+        goes_on.wait(60)
+        return place(job)
+
+    monkeypatch.setattr("api.jobs.place", hang)
+    monkeypatch.setattr("api.writing.TURN_WITHIN_S", 1)
+    with ThreadPoolExecutor(THREADS + 5) as clients:
+        asked = [clients.submit(api.post, "/api/v1/jobs/parse/", json=PARSE) for _ in range(THREADS + 5)]
+        try:
+            wait_until(lambda: sum(one.done() for one in asked) == THREADS + 5 - WRITERS)
+            for path in ("/healthz", "/readyz", first["url"], f"{first['url']}?wait=0.1", "/api/v1/budget/"):
+                assert api.get(path).status_code in (200, 503)
+            refused = [one.result() for one in asked if one.done()]
+        finally:
+            goes_on.set()
+        assert all(problem_of(one, 503)["detail"].startswith("nothing was done") for one in refused)
+        assert sum(one.result().status_code == 202 for one in asked) == WRITERS
+    assert jobs() == WRITERS + 1
+
+
+def test_a_job_is_cancelled_also_while_nobody_can_be_told(api: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+    monkeypatch.setattr("api.jobs.tell_cancelled", lambda *_: goes_on.wait(60))
+    try:
+        for _ in range(WRITERS + 2):
+            url = api.post("/api/v1/jobs/parse/", json=PARSE).json()["url"]
+            assert api.delete(url, timeout=20).json()["state"] == "cancelled"
+    finally:
+        goes_on.set()

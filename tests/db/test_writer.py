@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from db.models import Job
@@ -225,4 +225,27 @@ def test_a_write_that_stops_the_world_stops_its_caller_only() -> None:
         thread.join(2)
         assert not thread.is_alive(), "the writer's thread is gone, its callers wait for ever"
     assert len(caught) == 1
+    assert durable("after")
+
+
+def test_a_database_that_is_away_is_not_asked_once_more_for_each_write_of_a_group() -> None:
+    writer, tries = GroupWriter(), []
+
+    def away(_: Session) -> None:
+        tries.append(1)
+        raise OperationalError("insert", {}, Exception("database is locked"))
+
+    gate = Gate(writer)
+    with ThreadPoolExecutor(8) as threads:
+        waiting = [threads.submit(writer.commit, away) for _ in range(8)]
+        while writer._waiting.qsize() < 8:
+            pass
+        gate.open.set()
+        for one in waiting:
+            with pytest.raises(OperationalError):
+                one.result(30)
+    gate.thread.join()
+    # the group, and one alone
+    assert len(tries) == 2
+    writer.commit(insert("after"))
     assert durable("after")

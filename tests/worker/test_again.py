@@ -116,12 +116,22 @@ def test_the_same_key_brings_the_same_job_and_publishes_nothing(simulator: Simul
 
 def test_the_same_key_with_another_input_is_refused_and_names_both(simulator: Simulator, published: Any) -> None:
     first = parse.delay(job_description=POSTING, idempotency_key="order 17")
-    for other in ({"job_description": "Another."}, {"job_description": POSTING, "user_id": 3}):
+    for other in ({"job_description": "Another."}, {"job_description": POSTING, "api": "keywords"}):
         with pytest.raises(InvalidJob, match=f"field idempotency_key: job {first.id} has this key and another input"):
             parse.delay(**other, idempotency_key="order 17")
     with pytest.raises(InvalidJob, match="cannot get another task id"):
         parse.apply_async(kwargs={"job_description": POSTING, "idempotency_key": "order 17"}, task_id="mine")
     assert len(published.messages) == 1
+
+
+def test_a_key_belongs_to_its_user(simulator: Simulator, published: Any) -> None:
+    jobs = [
+        parse.delay(job_description=POSTING, idempotency_key="order 17", **user).id
+        for _ in range(2)
+        for user in ({}, {"user_id": 3}, {"user_id": 4})
+    ]
+    assert jobs[:3] == jobs[3:]
+    assert len(set(jobs)) == len(published.messages) == 3
 
 
 @pytest.mark.parametrize("key", ["", "x" * 129, "a\nb", 5])

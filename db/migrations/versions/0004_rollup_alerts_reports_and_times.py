@@ -8,6 +8,11 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+# a key belongs to its user
+KEYS = {
+    "uq_jobs_key_of_user": (["user_id", "idempotency_key"], "idempotency_key IS NOT NULL"),
+    "uq_jobs_key_of_nobody": (["idempotency_key"], "user_id IS NULL AND idempotency_key IS NOT NULL"),
+}
 INDEXES = {"ix_attempts_day": "budget_day", "ix_attempts_created": "created_at", "ix_attempts_settled": "settled_at"}
 
 
@@ -17,6 +22,11 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("waiting_since", sa.DateTime(timezone=True), nullable=True))
     for name, column in INDEXES.items():
         op.create_index(name, "model_performance_metrics", [column])
+    op.drop_index("uq_jobs_idempotency_key", table_name="jobs")
+    for name, (columns, where) in KEYS.items():
+        op.create_index(
+            name, "jobs", columns, unique=True, sqlite_where=sa.text(where), postgresql_where=sa.text(where)
+        )
     is_live = sa.text("state IN ('queued', 'running', 'waiting', 'deferred')")
     op.create_index(
         "ix_jobs_live", "jobs", ["state", "queue", "kind", "created_at"],
@@ -93,6 +103,14 @@ def downgrade() -> None:
     for table in ("rounds", "reports", "alert_deliveries", "alerts", "model_cost_tracking"):
         op.drop_table(table)
     op.drop_index("ix_jobs_live", table_name="jobs")
+    for name in KEYS:
+        op.drop_index(name, table_name="jobs")
+    # a key that two users have cannot be told apart there
+    op.execute(
+        "UPDATE jobs SET idempotency_key = NULL WHERE idempotency_key IN (SELECT idempotency_key FROM jobs "
+        "WHERE idempotency_key IS NOT NULL GROUP BY idempotency_key HAVING count(*) > 1)"
+    )
+    op.create_index("uq_jobs_idempotency_key", "jobs", ["idempotency_key"], unique=True)
     for name in INDEXES:
         op.drop_index(name, table_name="model_performance_metrics")
     op.drop_column("jobs", "waiting_since")
