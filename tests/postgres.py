@@ -18,6 +18,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import make_url
 
 from cli.stack import PR_SET_PDEATHSIG, free_port
 
@@ -60,15 +61,23 @@ def running_postgres(settings: Mapping[str, str] = FOR_TESTS) -> Iterator[str]:
 
 
 @contextmanager
-def copy_of(url: str, name: str) -> Iterator[str]:
-    """The URL of a new database with what the database of `url` holds; dropped at the end, whoever still uses it."""
-    server, _, template = url.rpartition("/")
-    admin = f"{server}/postgres"
-    _run(admin, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+def database_on(server: str, name: str, template: str = "template0") -> Iterator[str]:
+    """The URL of a new database on the server of that URL; dropped at the end, whoever still uses it."""
+    create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+    _run(server, create)
     try:
-        yield f"{server}/{name}"
+        yield make_url(server).set(database=name).render_as_string(hide_password=False)
     finally:
-        _run(admin, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        _run(server, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@contextmanager
+def copy_of(url: str, name: str) -> Iterator[str]:
+    """The URL of a new database with what the database of `url` holds."""
+    parsed = make_url(url)
+    admin = parsed.set(database="postgres").render_as_string(hide_password=False)
+    with database_on(admin, name, str(parsed.database)) as copy:
+        yield copy
 
 
 def _run(url: str, statement: sql.Composed) -> None:
