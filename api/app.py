@@ -13,7 +13,7 @@ from api.guard import Guard, Rate
 from api.settings import ApiSettings
 from api.waiting import Waiting
 from db.environment import read_settings
-from worker.checks import check_settings
+from worker.checks import check_database, check_settings
 
 # Routes that wait for SQL, Redis or the broker run on threads: no more than the database has connections for (25).
 THREADS = 20
@@ -34,6 +34,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def create_app() -> FastAPI:
     """The application; a `SettingsError` names the first variable that cannot be used."""
     check_settings()
+    check_database()
     settings = read_settings(ApiSettings)
     app = FastAPI(
         title="Paymaster", version=_version(), description=DESCRIPTION, openapi_url="/api/v1/openapi.json",
