@@ -63,6 +63,9 @@ def _write_outcome(session: Session, statement: Any, attempt_id: str, values: di
 
 def by_prefix(session: Session, start: str) -> Sequence[Attempt]:
     """The attempt of that id, or at most two of those whose ids begin so."""
+    exact = session.get(Attempt, start)
+    if exact is not None:
+        return [exact]
     return session.scalars(select(Attempt).where(Attempt.id.startswith(start, autoescape=True)).limit(2)).all()
 
 

@@ -16,8 +16,8 @@ LOCK = 7_296_637_837
 
 
 def upgrade(revision: str = "head") -> None:
-    """Create or migrate all tables, in one transaction. Two at once wait for each other, and the second finds nothing to
-    do. Raises `WrongSchema` if the database is newer than this code."""
+    """Create or migrate all tables, in one transaction. Two at once wait for each other, and the second finds
+    nothing to do. Raises `WrongSchema` if the database is newer than this code."""
     with _one_at_a_time() as connection:
         command.upgrade(_config(connection), revision)
 

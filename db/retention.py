@@ -1,5 +1,5 @@
-"""What people sent and what they got is removed some time after their jobs have ended. The rows stay: what was paid, for
-whom, on which model and why, the keys of idempotency, and everything that is added up from them."""
+"""What people sent and what they got is removed some time after their jobs have ended. The rows stay: what was
+paid, for whom, on which model and why, the keys of idempotency, and everything that is added up from them."""
 
 import time
 from datetime import datetime, timedelta
@@ -55,10 +55,14 @@ def _old(before: datetime) -> tuple[Any, ...]:
     return IS_WHOLE, Job.finished_at < before, _FINAL
 
 
+def oldest(before: datetime, limit: int) -> Any:
+    """The ids of those that ended before then and are whole."""
+    return select(Job.id).where(*_old(before)).order_by(Job.finished_at).limit(limit)
+
+
 def _prune_some(session: Session, before: datetime) -> int:
     # one that somebody starts again at this moment is locked, and not final any more
-    oldest = select(Job.id).where(*_old(before)).order_by(Job.finished_at).limit(BATCH)
-    ids = session.scalars(oldest.with_for_update(skip_locked=True)).all()
+    ids = session.scalars(oldest(before, BATCH).with_for_update(skip_locked=True)).all()
     if not ids:
         return 0
     nothing: dict[str, Any] = {"payload": {}, "result": null(), "message": null(), "error": null()}

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
 from db.environment import SettingsError, read_settings
@@ -54,7 +54,7 @@ def create_paymaster_engine(url: str) -> Engine:
     }
     if parsed.get_backend_name() != "sqlite":
         given = _about_connections(parsed, settings.database_statement_timeout_s)
-        return create_engine(
+        postgres = create_engine(
             parsed,
             **pool,
             connect_args=given,
@@ -65,6 +65,8 @@ def create_paymaster_engine(url: str) -> Engine:
             # whatever the server's default is: what runs at once was thought through for this
             isolation_level="READ COMMITTED",
         )
+        event.listen(postgres, "handle_error", _hide_rows)
+        return postgres
     if parsed.database in (None, "", ":memory:"):
         raise SettingsError("DATABASE_URL: SQLite needs a file, such as sqlite:///paymaster.db")
     sqlite = create_engine(
@@ -100,6 +102,16 @@ def _about_connections(url: URL, statement_timeout_s: int) -> dict[str, Any]:
         "options": " ".join(f"-c {name}={seconds}s" for name, seconds in limits.items()),
     }
     return {name: value for name, value in ours.items() if name not in url.query}
+
+
+def _hide_rows(context: ExceptionContext) -> None:
+    """PostgreSQL quotes the whole row that breaks a rule, whatever is hidden on our side."""
+    primary = getattr(getattr(context.original_exception, "diag", None), "message_primary", None)
+    if primary is not None:
+        context.original_exception.args = (primary,)
+        if context.sqlalchemy_exception is not None:
+            kind = type(context.original_exception).__name__
+            context.sqlalchemy_exception.args = (f"({kind}) {primary}",)
 
 
 @once_per_environment

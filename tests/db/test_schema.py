@@ -38,7 +38,7 @@ def test_the_newest_revision_is_alembics() -> None:
 def test_an_empty_an_old_and_a_new_database_are_told_apart() -> None:
     check_schema(engine())
     pretend("9999")
-    with pytest.raises(WrongSchema, match="9999, newer than .* run the version that upgraded it"):
+    with pytest.raises(WrongSchema, match=r"9999, newer than .* run the version that upgraded it"):
         check_schema(engine())
     with pytest.raises(WrongSchema, match="newer than"):
         upgrade()
