@@ -25,7 +25,20 @@ DATABASES = ("sqlite", "postgresql")
 # this folder.
 ON_BOTH = (
     "db/",
+    "api/test_api_figures.py",
+    "api/test_api_pruned.py",
+    "budget/test_limits.py",
+    "budget/test_rebuild.py",
+    "watch/test_alert_rounds.py",
+    "watch/test_report.py",
     "watch/test_rollup.py",
+    "worker/test_again.py",
+    "worker/test_deferred.py",
+    "worker/test_late.py",
+    "worker/test_reservations.py",
+    "worker/test_runs.py",
+    "worker/test_spool.py",
+    "worker/test_submit.py",
 )
 
 

@@ -136,6 +136,7 @@ PER_PAGE: dict[str, Callable[[Session], Any]] = {
 }
 # these read what they add up, once a day, or when Redis was lost
 LARGE: dict[str, Callable[[Session], Any]] = {
+    "record of the models of three days": lambda s: statistics.by_model(s, NOW - timedelta(days=3), 30),
     "rebuild": lambda s: figures(s, PERIODS),
     "report of a day": lambda s: reports.groups(s, TODAY, Attempt.model_name),
     "unknown and overrun of a month": lambda s: attempts.oddities(s, MONTH),
