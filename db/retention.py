@@ -15,7 +15,8 @@ from db.session import read, write
 BATCH = 200
 PAUSE_S = 0.05
 
-_FINAL = Job.state.in_([state for state in JobState if state.final])
+# of a bare column SQLite would take the index of states, and walk through all jobs that are over
+_FINAL = func.coalesce(Job.state, "").in_([state for state in JobState if state.final])
 
 
 class Pruned(ValueError):

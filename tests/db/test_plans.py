@@ -16,6 +16,17 @@ ROWS = 20_000
 WALKS = re.compile(r"Seq Scan on (jobs|model_performance_metrics)|SCAN (jobs|model_performance_metrics)(?! USING)")
 
 
+# where another index would be found, and do worse
+BY = {
+    "record of the models": "ix_attempts_created",
+    "live jobs": "ix_jobs_live",
+    "jobs to prune": "ix_jobs_whole",
+    "jobs of a user": "ix_jobs_user_created",
+    "unknown costs": "ix_attempts_unknown",
+    "users charged": "ix_attempts_settled",
+}
+
+
 def plans(statements: dict[str, object]) -> dict[str, str]:
     """How each would be done among many rows."""
     found = {}
@@ -37,6 +48,7 @@ def plans(statements: dict[str, object]) -> dict[str, str]:
 def test_what_runs_often_finds_its_rows_by_an_index() -> None:
     found = plans(PER_JOB | EVERY_FEW_SECONDS | PER_PAGE)
     assert {name: steps for name, steps in found.items() if WALKS.search(steps)} == {}
+    assert {name: found[name] for name, index in BY.items() if index not in found[name]} == {}
 
 
 def test_a_walk_would_be_found() -> None:

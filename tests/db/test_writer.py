@@ -4,13 +4,13 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import event, func, select
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from db.models import Job
@@ -168,6 +168,26 @@ def test_every_bad_write_of_a_group_gets_its_own_error() -> None:
     works: list[Callable[[Session], Any]] = [fail(0), insert("a"), fail(2), insert("b"), fail(4)]
     found = commit_as_one_group(GroupWriter(), works)
     assert [str(outcome) for outcome in found] == ["number 0", "wrote a", "number 2", "wrote b", "number 4"]
+
+
+def test_a_database_that_is_away_is_tried_once_for_a_group() -> None:
+    """Each with its own time to connect, the last of a group would wait for all those before it."""
+    tries = []
+
+    def away(*_: object) -> Any:
+        tries.append(1)
+        raise OperationalError("connect", {}, Exception("refused"))
+
+    with read():  # its schema is known
+        pass
+    engine().dispose()
+    event.listen(engine(), "do_connect", away)
+    group = [(insert(f"j{number}"), Future[Any]()) for number in range(20)]
+    GroupWriter()._commit_group(group)
+    assert {type(future.exception(0)) for _, future in group} == {OperationalError}
+    assert len(tries) == 1
+    event.remove(engine(), "do_connect", away)
+    assert count() == 0
 
 
 def test_many_threads_each_find_their_own_write_durable() -> None:
