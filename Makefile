@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test chaos lint types format bench-api bench-enqueue bench-jobs bench-ledger bench-rollup bench-selection bench-simulator lock clean
+.PHONY: help install demo up test test-postgres chaos lint types format bench-api bench-database bench-enqueue bench-jobs bench-ledger bench-rollup bench-selection bench-simulator lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -24,6 +24,9 @@ up: install  ## Run the embedded stack until Ctrl-C
 test: lint types  ## Lint, types and the whole test suite
 	@$(BIN)/pytest -n 2 --dist loadgroup
 
+test-postgres: install  ## The tests that need a database, all on PostgreSQL
+	@$(BIN)/pytest -n 2 --dist loadgroup --database postgresql tests/db tests/budget tests/worker tests/watch tests/api tests/integration/test_postgres.py
+
 chaos: install  ## Break things in full and count (JSON, hours; CHAOS="01 07", --short or --controls for less)
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
@@ -40,6 +43,9 @@ format: install  ## Let ruff mend what it can
 
 bench-api: install  ## What submitting over HTTP costs, beside a bare 202 (JSON)
 	@$(BIN)/python -m benchmarks.api
+
+bench-database: install  ## A million jobs in SQL: bytes, plans, milliseconds (JSON; DATABASE=sqlite for the other)
+	@$(BIN)/python -m benchmarks.database $(DATABASE)
 
 bench-enqueue: install  ## What submitting costs an application (JSON)
 	@$(BIN)/python -m benchmarks.enqueue

@@ -70,6 +70,8 @@ beat_schedule = {
     "report": {"task": "maintenance.report", "schedule": 300.0, "options": {"expires": 240}},
     "alert": {"task": "maintenance.alert", "schedule": 15.0, "options": _A_MINUTE},
     "objectives": {"task": "maintenance.objectives", "schedule": 60.0, "options": _A_MINUTE},
+    # nothing happens unless RETENTION_DAYS is set
+    "prune": {"task": "maintenance.prune", "schedule": _crontab(minute="23", hour="3"), "options": {"expires": 3600}},
 }
 beat_schedule_filename = str(Path(os.environ.get("PAYMASTER_HOME", ".paymaster")) / "beat-schedule")
 # so that a changed schedule or a short interval is never slept over

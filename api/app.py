@@ -16,7 +16,7 @@ from api.settings import ApiSettings
 from api.waiting import Waiting
 from api.writing import THREADS
 from db.environment import read_settings
-from worker.checks import check_settings
+from worker.checks import check_database, check_settings
 
 DESCRIPTION = (
     "LLM jobs with budgets that cannot be overrun: submit, poll, compare models, set the strategy, see what it costs. "
@@ -34,6 +34,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def create_app() -> FastAPI:
     """The application; a `SettingsError` names the first variable that cannot be used."""
     check_settings()
+    check_database()
     settings = read_settings(ApiSettings)
     app = FastAPI(
         title="Paymaster", version=_version(), description=DESCRIPTION, openapi_url="/api/v1/openapi.json",

@@ -267,8 +267,10 @@ def _show(job_id: str, caller: Caller) -> Response:
         **views.job_row(job),
         "cost_usd": cost / 10**9,
         "attempts": [views.attempt_row(attempt) for attempt in attempts],
-        "problem": problems.of_failed(job) if job.state == JobState.FAILED else None,
+        "problem": problems.of(job),
     }
+    if job.pruned_at is not None:
+        return answer({**shown, "result": None})
     if job.state == JobState.SUCCEEDED and job.kind == "embed":
         return StreamingResponse(_with_vectors(job, shown), media_type="application/json")
     result = TASKS[job.kind].result_of(job) if job.state == JobState.SUCCEEDED else None

@@ -17,7 +17,8 @@ from starlette.routing import compile_path
 from budget.errors import BudgetExceeded, LedgerError
 from budget.money import nano_to_usd
 from budget.scopes import TITLES
-from db.models import Job
+from db.models import Job, JobState
+from db.retention import sentence
 from worker.errors import InvalidJob
 
 MEDIA_TYPE = "application/problem+json"
@@ -30,6 +31,7 @@ TITLE_OF = {
     "budget": "A budget has no room for the job",
     "budget_never_fits": "The job is larger than a budget",
     "unavailable": "A part of the system is away",
+    "pruned": "The job's input and result are not kept any more",
     "internal": "Something went wrong in the program",
 }
 STATUS_OF = {"invalid": 422, "budget": 402, "budget_never_fits": 402}
@@ -74,6 +76,13 @@ def over_budget(exceeded: BudgetExceeded) -> Problem:
     return Problem(
         402, exceeded.code, str(exceeded), headers=headers, scope=exceeded.scope, resets_at=resets_at, **amounts
     )
+
+
+def of(job: Job) -> dict[str, Any] | None:
+    """What there is to say of a job that has no result to show though it is over; None of any other."""
+    if job.pruned_at is not None:
+        return problem(410, "pruned", sentence(job))
+    return of_failed(job) if job.state == JobState.FAILED else None
 
 
 def of_failed(job: Job) -> dict[str, Any]:

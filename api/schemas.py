@@ -69,6 +69,7 @@ class JobRow(_Shown):
     created_at: When
     started_at: When | None
     finished_at: When | None
+    pruned_at: When | None = Field(description="Since when its input and result are not kept any more.")
     processing_metadata: dict[str, Any] | None
 
 

@@ -24,6 +24,7 @@ def job_row(job: Job) -> dict[str, Any]:
         "created_at": job.created_at,
         "started_at": job.started_at,
         "finished_at": job.finished_at,
+        "pruned_at": job.pruned_at,
         "processing_metadata": job.model_metadata,
     }
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import alerts, budget, strategy
+from cli import alerts, budget, database, strategy
 from cli.stack import StackError, use_running_stack
 
 app = typer.Typer(
@@ -211,6 +211,7 @@ def replay(
 app.add_typer(budget.app, name="budget")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(strategy.app, name="strategy")
+app.add_typer(database.app, name="db")
 app.command()(budget.changes)
 
 
@@ -267,19 +268,6 @@ def api_token(
     make_api_token(name, role or ["submit"], user, as_json=as_json)
 
 
-@app.command("db-upgrade")
-def db_upgrade(as_json: Json = False) -> None:
-    """Create or migrate the tables of DATABASE_URL."""
-    from cli.output import console, print_json
-    from db.migrate import upgrade
-
-    upgrade()
-    if as_json:
-        print_json({"upgraded": True})
-    else:
-        console.print("The database has the current schema.")
-
-
 def _refusal(error: Exception) -> str | None:
     """One sentence for an error that people cause or can mend; None for a fault of the program."""
     from kombu.exceptions import OperationalError as BrokerError
@@ -301,7 +289,7 @@ def _refusal(error: Exception) -> str | None:
     if isinstance(error, BrokerError):
         return "the broker cannot be reached; is the stack up, and CELERY_BROKER_URL or REDIS_URL right?"
     if isinstance(error, (OperationalError, ProgrammingError)):
-        return "the database cannot be used; is the stack up, DATABASE_URL right and its schema current?"
+        return "the database cannot be used; is the stack up, and DATABASE_URL right?"
     return None
 
 

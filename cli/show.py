@@ -11,6 +11,7 @@ from cli.inputs import one_of
 from cli.output import console, print_json
 from db import jobs
 from db.models import Attempt, Job, JobState, utc_now
+from db.retention import sentence
 from db.session import read
 from db.statistics import by_strategy
 from selection.strategies import MODEL_KIND
@@ -27,6 +28,7 @@ def show_job(job_id: str, *, as_json: bool) -> None:
                     **views.job_row(job),
                     "attempts": [views.attempt_row(attempt) for attempt in attempts],
                     "result": result_of(job),
+                    "note": sentence(job) if job.pruned_at is not None else None,
                 }
             )
             return
@@ -40,6 +42,8 @@ def show_job(job_id: str, *, as_json: bool) -> None:
             for a in attempts
         ]  # fmt: skip
         console.print(output.table("Attempts", columns, rows, right=("tokens", "reserved", "cost", "time")))
+        if job.pruned_at is not None:
+            console.print(f"{sentence(job)[0].upper()}{sentence(job)[1:]}.", highlight=False)
         if job.error:
             console.print(job.error, highlight=False)
         if job.result is not None:
@@ -69,7 +73,7 @@ def retry_job(job_id: str, *, as_json: bool) -> None:
 
 def result_of(job: Job) -> object:
     """The result as `AsyncResult.get()` gives it, None if there is none yet."""
-    if job.state != JobState.SUCCEEDED:
+    if job.state != JobState.SUCCEEDED or job.pruned_at is not None:
         return None
     from celery.result import AsyncResult
 

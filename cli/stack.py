@@ -59,16 +59,19 @@ class Stack:
     """All processes of one embedded installation. As a context manager it leaves nothing running.
 
     `home` keeps the database and the logs. `simulate` starts the provider simulator and points both providers
-    at it, `flower` starts Flower. `environment` is what programs need to use the stack."""
+    at it, `flower` starts Flower. `database` is the URL of another one than its own SQLite. `environment` is what
+    programs need to use the stack."""
 
-    def __init__(self, home: Path, *, simulate: bool, concurrency: int = 32, flower: bool = False) -> None:
+    def __init__(
+        self, home: Path, *, simulate: bool, concurrency: int = 32, flower: bool = False, database: str | None = None
+    ) -> None:
         self.home = home.absolute()
         self.simulate = simulate
         self.flower = flower
         self.concurrency = concurrency
         self.environment = {
             "PAYMASTER_HOME": str(self.home),
-            "DATABASE_URL": f"sqlite:///{self.home / 'paymaster.db'}",
+            "DATABASE_URL": database or f"sqlite:///{self.home / 'paymaster.db'}",
             "PROMETHEUS_MULTIPROC_DIR": str(self.home / "metrics"),
             **{name: value for name, value in os.environ.items() if name in settings_names()},
         }

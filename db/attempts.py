@@ -6,7 +6,7 @@ from typing import Any, cast
 from sqlalchemy import CursorResult, Table, bindparam, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from db.models import Attempt, AttemptState, CostBasis, utc_now
+from db.models import IS_UNKNOWN, Attempt, AttemptState, CostBasis, utc_now
 
 _TABLE = cast("Table", Attempt.__table__)
 
@@ -63,13 +63,15 @@ def _write_outcome(session: Session, statement: Any, attempt_id: str, values: di
 
 def by_prefix(session: Session, start: str) -> Sequence[Attempt]:
     """The attempt of that id, or at most two of those whose ids begin so."""
+    exact = session.get(Attempt, start)
+    if exact is not None:
+        return [exact]
     return session.scalars(select(Attempt).where(Attempt.id.startswith(start, autoescape=True)).limit(2)).all()
 
 
 def unknown(session: Session, limit: int) -> Sequence[Attempt]:
     """Attempts that are charged at their reservations since nobody knows what they cost, newest first."""
-    mine = Attempt.cost_basis == CostBasis.RESERVATION
-    return session.scalars(select(Attempt).where(mine).order_by(Attempt.created_at.desc()).limit(limit)).all()
+    return session.scalars(select(Attempt).where(IS_UNKNOWN).order_by(Attempt.created_at.desc()).limit(limit)).all()
 
 
 def oddities(session: Session, month: str) -> tuple[int, int, int, int]:

@@ -336,9 +336,10 @@ def by_idempotency_key(session: Session, user_id: str | None, key: str) -> Job |
 
 
 def start_again(session: Session, job_id: str) -> bool:
-    """Let a job that has failed or was cancelled run once more, with its history; False if it is in another state."""
+    """Let a job that has failed or was cancelled run once more, with its history; False if it is in another state, or
+    its input is not kept any more."""
     job = session.get(Job, job_id, with_for_update=True)
-    if job is None or job.state not in OVER:
+    if job is None or job.state not in OVER or job.pruned_at is not None:
         return False
     job.state, job.lost_runs = JobState.QUEUED, 0
     job.error = job.error_code = job.started_at = job.finished_at = job.needed_nano = None

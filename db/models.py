@@ -95,6 +95,8 @@ class Base(DeclarativeBase):
 IS_LIVE = text("state IN ('queued', 'running', 'waiting', 'deferred')")
 HAS_KEY = text("idempotency_key IS NOT NULL")
 NOBODYS = text("user_id IS NULL AND idempotency_key IS NOT NULL")
+IS_WHOLE = text("finished_at IS NOT NULL AND pruned_at IS NULL")
+IS_UNKNOWN = text("cost_basis = 'reservation'")
 
 
 class Job(Base):
@@ -141,6 +143,9 @@ class Job(Base):
     needed_nano: Mapped[int | None] = mapped_column(BigInteger)
     message: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
+    # when its input, its result and its texts were removed: see db/retention.py
+    pruned_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+
     # Who runs the job, and until when without a sign of life. `due_at` is when a job without a runner should
     # have been picked up: past it the sweeper publishes the job again.
     runner: Mapped[str | None] = mapped_column(String(64))
@@ -169,6 +174,8 @@ class Job(Base):
         Index("ix_jobs_created", "created_at"),
         # counts of what is not over, without a look at the rows
         Index("ix_jobs_live", "state", "queue", "kind", "created_at", sqlite_where=IS_LIVE, postgresql_where=IS_LIVE),
+        Index("ix_jobs_whole", "finished_at", sqlite_where=IS_WHOLE, postgresql_where=IS_WHOLE),
+        Index("ix_jobs_user_created", "user_id", "created_at"),
     )
 
 
@@ -228,6 +235,7 @@ class Attempt(Base):
         Index("ix_attempts_day", "budget_day"),
         Index("ix_attempts_created", "created_at"),
         Index("ix_attempts_settled", "settled_at"),
+        Index("ix_attempts_unknown", "created_at", sqlite_where=IS_UNKNOWN, postgresql_where=IS_UNKNOWN),
     )
 
 

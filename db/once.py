@@ -33,7 +33,8 @@ class once_per_process(Generic[T]):  # noqa: N801  # a decorator
 
 
 class once_per_environment(once_per_process[T]):  # noqa: N801  # a decorator
-    """The same for what depends on settings. It can be forgotten when the environment has changed, as in a test."""
+    """The same for what depends on settings. It can be forgotten when the environment has changed, as in a test; what
+    holds connections has a `dispose` that closes them then."""
 
     _all: ClassVar[list["once_per_environment[Any]"]] = []
 
@@ -45,4 +46,7 @@ class once_per_environment(once_per_process[T]):  # noqa: N801  # a decorator
     def forget_all(cls) -> None:
         """Let all of them be made anew."""
         for one in cls._all:
+            dispose = getattr(one.peek(), "dispose", None)
             one._made.clear()
+            if dispose is not None:
+                dispose()

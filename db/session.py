@@ -1,17 +1,35 @@
 """The engine of this process, and its kinds of transaction: `read()`, `snapshot()` and `write()`."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
 from db.environment import SettingsError, read_settings
 from db.once import once_per_environment
+from db.schema import check_schema
 from db.settings import DatabaseSettings
 
 SQLITE_BUSY_TIMEOUT_S = 30
+# how long a thread waits for a connection while others have them all
+POOL_TIMEOUT_S = 10
+# so that connections move on to another server, and what is idle is not kept for days
+RECYCLE_S = 1800
+# A server that is gone without a word is found out, since one thread commits for all: at connecting, between
+# statements, and within one. What the URL says itself holds instead.
+ABOUT_CONNECTIONS: dict[str, Any] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+# what a process that hangs in a transaction has locked is free again
+IDLE_IN_TRANSACTION_S = 60
 
 
 @once_per_environment
@@ -26,16 +44,35 @@ def create_paymaster_engine(url: str) -> Engine:
     SQLite runs in WAL, waits for its lock, and syncs every commit: an attempt's row must outlive a power cut,
     since the money leaves right after it."""
     parsed = make_url(url)
+    settings = read_settings(DatabaseSettings)
+    pool: dict[str, Any] = {
+        "pool_size": settings.database_pool_size,
+        # beyond the pool a connection would be made for one statement, and thrown away
+        "max_overflow": 0,
+        "pool_timeout": POOL_TIMEOUT_S,
+        "hide_parameters": True,
+    }
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, pool_size=5, max_overflow=20, hide_parameters=True)
+        given = _about_connections(parsed, settings.database_statement_timeout_s)
+        postgres = create_engine(
+            parsed,
+            **pool,
+            connect_args=given,
+            pool_pre_ping=True,
+            pool_recycle=RECYCLE_S,
+            # the last one used is used first, so that those for rushes are idle
+            pool_use_lifo=True,
+            # whatever the server's default is: what runs at once was thought through for this
+            isolation_level="READ COMMITTED",
+        )
+        event.listen(postgres, "handle_error", _hide_rows)
+        return postgres
     if parsed.database in (None, "", ":memory:"):
         raise SettingsError("DATABASE_URL: SQLite needs a file, such as sqlite:///paymaster.db")
     sqlite = create_engine(
         parsed,
+        **pool,
         connect_args={"timeout": SQLITE_BUSY_TIMEOUT_S},
-        pool_size=5,
-        max_overflow=20,
-        hide_parameters=True,
     )
 
     @event.listens_for(sqlite, "connect")
@@ -55,17 +92,46 @@ def create_paymaster_engine(url: str) -> Engine:
     return sqlite
 
 
+def _about_connections(url: URL, statement_timeout_s: int) -> dict[str, Any]:
+    limits = {
+        "statement_timeout": statement_timeout_s,
+        "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_S,
+    }
+    ours = ABOUT_CONNECTIONS | {
+        "application_name": f"paymaster {Path(sys.argv[0]).name}"[:63],
+        "options": " ".join(f"-c {name}={seconds}s" for name, seconds in limits.items()),
+    }
+    return {name: value for name, value in ours.items() if name not in url.query}
+
+
+def _hide_rows(context: ExceptionContext) -> None:
+    """PostgreSQL quotes the whole row that breaks a rule, whatever is hidden on our side."""
+    primary = getattr(getattr(context.original_exception, "diag", None), "message_primary", None)
+    if primary is not None:
+        context.original_exception.args = (primary,)
+        if context.sqlalchemy_exception is not None:
+            kind = type(context.original_exception).__name__
+            context.sqlalchemy_exception.args = (f"({kind}) {primary}",)
+
+
+@once_per_environment
+def checked_engine() -> Engine:
+    """The same, once its database is known to have the schema of this code; `WrongSchema` says what to do if not."""
+    check_schema(engine())
+    return engine()
+
+
 @contextmanager
 def read() -> Iterator[Session]:
     """A session for reading; nothing is committed."""
-    with Session(engine().execution_options(reading=True)) as session:
+    with Session(checked_engine().execution_options(reading=True)) as session:
         yield session
 
 
 @contextmanager
 def write() -> Iterator[Session]:
     """A session in one transaction: committed at the end, rolled back on any exception."""
-    with Session(engine(), expire_on_commit=False) as session, session.begin():
+    with Session(checked_engine(), expire_on_commit=False) as session, session.begin():
         yield session
 
 
@@ -73,8 +139,8 @@ def write() -> Iterator[Session]:
 def snapshot() -> Iterator[Session]:
     """A session for reading whose statements all see the same moment."""
     options: dict[str, Any] = {"reading": True}
-    if engine().dialect.name != "sqlite":
+    if checked_engine().dialect.name != "sqlite":
         # SQLite's transactions are snapshots anyway
         options["isolation_level"] = "REPEATABLE READ"
-    with Session(engine().execution_options(**options)) as session:
+    with Session(checked_engine().execution_options(**options)) as session:
         yield session

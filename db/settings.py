@@ -1,4 +1,4 @@
-"""Where the SQL database is."""
+"""Where the SQL database is, how it is used, and how long it keeps what people sent."""
 
 from pydantic import Field
 from pydantic_settings import BaseSettings
@@ -10,6 +10,13 @@ class DatabaseSettings(BaseSettings):
     database_url: str = Field(
         "sqlite:///.paymaster/paymaster.db",
         description="SQLAlchemy URL; `postgresql://…` runs on psycopg 3.",
+    )
+    database_pool_size: int = Field(20, ge=2, le=1000, description="The most connections of one process.")
+    database_statement_timeout_s: int = Field(
+        60, ge=0, le=86_400, description="The longest that PostgreSQL may work on one statement; 0 is no limit."
+    )
+    retention_days: int = Field(
+        0, ge=0, le=36_500, description="After so many days prompts and results of jobs are removed; 0: never."
     )
 
     @property

@@ -11,26 +11,35 @@ from db.models import Attempt, AttemptState, Job, JobState
 
 # what says nothing of the model that was called
 NOT_THE_MODELS = ("late_record", "runner_lost", "shutdown", "not_sent")
+# Every process asks for the record of the models every few seconds: however many calls an hour has, it reads no more.
+MOST_CALLS = 5_000
 
 
 def by_model(session: Session, since: datetime, latest: int) -> Sequence[Row[Any]]:
-    """Of the `latest` calls since then, per model and kind of job: `model_name`, `task_type`, `calls`, `cost` in
-    nano-USD, and of those that succeeded `succeeded`, `tokens`, `p95_ms` and `quality`."""
-    call = (Attempt.model_name, Attempt.task_type)
+    """Of the `latest` calls since then, per model and kind of job, among the last `MOST_CALLS`: `model_name`,
+    `task_type`, `calls`, `cost` in nano-USD, and of those that succeeded `succeeded`, `tokens`, `p95_ms` and
+    `quality`."""
     counts = Attempt.error_code.is_(None) | Attempt.error_code.not_in(NOT_THE_MODELS)
-    window = (
+    calls = (
         select(
-            *call,
+            Attempt.id,
+            Attempt.model_name,
+            Attempt.task_type,
+            Attempt.created_at,
             Attempt.cost_nano,
             Attempt.success,
             Attempt.tokens_used,
             Attempt.processing_time_ms,
             Attempt.quality_score,
-            func.row_number().over(partition_by=call, order_by=(Attempt.created_at.desc(), Attempt.id)).label("place"),
         )
         .where(Attempt.created_at >= since, Attempt.state != AttemptState.CALLING, counts)
+        .order_by(Attempt.created_at.desc())
+        .limit(MOST_CALLS)
         .subquery()
     )
+    call = (calls.c.model_name, calls.c.task_type)
+    place = func.row_number().over(partition_by=call, order_by=(calls.c.created_at.desc(), calls.c.id))
+    window = select(calls, place.label("place")).subquery()
     recent = select(window).where(window.c.place <= latest).subquery()
     ranked = select(recent, _rank(recent, (recent.c.model_name, recent.c.task_type))).subquery()
     group = (ranked.c.model_name, ranked.c.task_type)

@@ -1,8 +1,8 @@
 """Group commit: the writes of one process that gather while another group commits share one transaction.
 
 A caller goes on only when its own write is committed, so a shared commit is as durable as an own one and
-costs a fraction. If a group fails, its writes are tried one by one, so that none suffers for another; but not on if
-the database is away.
+costs a fraction. If a group fails, its writes are tried one by one, so that none suffers for another; but not where
+the database is away, which would keep all of them waiting for each other's timeouts.
 """
 
 import queue
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from db.once import once_per_environment
@@ -50,12 +50,16 @@ class GroupWriter:
         return group
 
     def _commit_group(self, group: list[tuple[Write, Future[Any]]]) -> None:
+        connected = False
         try:
             with write() as session:
+                session.connection()
+                connected = True
                 results = [work(session) for work, _ in group]
         except BaseException as error:  # whatever it is, it is the caller's, and this thread goes on
-            if len(group) == 1:
-                group[0][1].set_exception(error)
+            if len(group) == 1 or not connected or _is_lost(error):
+                for _, future in group:
+                    future.set_exception(error)
             else:
                 self._commit_singly(group)
         else:
@@ -72,6 +76,11 @@ class GroupWriter:
                 for _, future in group:
                     future.set_exception(error)
                 return
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether the connection is gone. Its last commit may have been made all the same."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 @once_per_environment

@@ -37,6 +37,17 @@ def report() -> Any:
     return write_due()
 
 
+@app.task(name="maintenance.prune", ignore_result=True)
+def prune() -> int:
+    """Remove prompts and results of jobs that ended more than RETENTION_DAYS ago. Returns how many jobs."""
+    from db.environment import read_settings
+    from db.retention import prune as prune_old
+    from db.settings import DatabaseSettings
+
+    days = read_settings(DatabaseSettings).retention_days
+    return prune_old(days) if days else 0
+
+
 @app.task(name="maintenance.alert", ignore_result=True)
 def alert() -> None:
     """Raise what the budgets give reason for, and let every channel send what it has to."""

@@ -8,11 +8,12 @@ from budget.ledger import ledger
 from db import jobs
 from db.changes import record
 from db.models import Job
+from db.retention import sentence
 from db.session import read, write
 
 
 class NotOver(ValueError):
-    """Only a job that has failed or was cancelled can be started again."""
+    """Only a job that has failed or was cancelled, and whose input is still there, can be started again."""
 
 
 def run_again(app: Celery, job_id: str, who: str) -> None:
@@ -23,6 +24,8 @@ def run_again(app: Celery, job_id: str, who: str) -> None:
         # while the job is over nothing is reserved for it
         job, cost = session.get_one(Job, job_id), jobs.cost_of(session, job_id)
         state = job.state
+        if job.pruned_at is not None:
+            raise NotOver(f"{sentence(job)}, so it cannot be started again")
     if state in jobs.OVER:
         ledger().restore_job(job_id, cost)
     with write() as session:

@@ -9,7 +9,7 @@ from celery import Celery
 from celery.signals import beat_init, setup_logging, task_revoked, worker_init, worker_ready, worker_shutting_down
 from kombu.transport.redis import Channel
 
-from worker.checks import check_settings
+from worker.checks import check_database, check_settings
 
 app = Celery("paymaster", control="worker.control:Control")
 app.config_from_object("celeryconfig")
@@ -66,10 +66,13 @@ def _log(loglevel: int | None = None, **_: Any) -> None:
 
 
 @worker_init.connect
+@beat_init.connect
 def _check_settings(**_: Any) -> None:
-    """Refuse to start on a bad setting, rather than failing job by job. (Signals swallow everything but this.)"""
+    """Refuse to start on a bad setting or schema, rather than failing job by job. (Signals swallow everything but
+    this.)"""
     try:
         check_settings()
+        check_database()
     except ValueError as error:
         print(f"paymaster: {error}", file=sys.stderr)
         raise SystemExit(1) from None

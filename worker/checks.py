@@ -4,15 +4,18 @@ import logging
 
 from pydantic_settings import BaseSettings
 from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from budget.settings import BreakerSettings, BudgetSettings
 from db.environment import SettingsError, read_settings
+from db.session import checked_engine
 from db.settings import DatabaseSettings
 from selection.registry import load_registry
 from selection.settings import SelectionSettings
 from selection.strategies import find_strategy, load_strategies
 from worker.settings import WatchSettings, WorkerSettings
+
+logger = logging.getLogger(__name__)
 
 DIALECTS = ("sqlite", "postgresql")
 
@@ -37,6 +40,14 @@ def check_settings() -> None:
     if dialect not in DIALECTS:
         raise SettingsError(f"DATABASE_URL: {dialect} is not supported; give sqlite:///file or postgresql://…")
     _check_selection(read_settings(SelectionSettings))
+
+
+def check_database() -> None:
+    """Raise `WrongSchema` if the database has another schema than this code. One that is away now is waited for."""
+    try:
+        checked_engine()
+    except SQLAlchemyError as away:
+        logger.warning("the database is away, and is looked at later: %s", type(away).__name__)
 
 
 def _check_selection(settings: SelectionSettings) -> None:

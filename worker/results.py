@@ -9,6 +9,7 @@ from celery.backends.redis import RedisBackend
 from celery.exceptions import TaskRevokedError
 
 from db.models import Job, JobState
+from db.retention import sentence
 from db.session import read
 from worker.errors import JobFailed
 
@@ -52,6 +53,10 @@ class JobBackend(RedisBackend):
             job = session.get(Job, task_id)
             if job is None or (meta["status"] not in VAGUE and not JobState(job.state).final):
                 return meta
+            if job.pruned_at is not None and job.state != JobState.CANCELLED:
+                # `get()` must not return what looks like a result
+                gone = JobFailed(sentence(job), job.error_code or "pruned")
+                return {**meta, "task_id": task_id, "status": states.FAILURE, "result": gone}
             return {**meta, "task_id": task_id, "status": STATES[JobState(job.state)], "result": self._result(job)}
 
     def _result(self, job: Job) -> Any:
@@ -61,7 +66,7 @@ class JobBackend(RedisBackend):
             task: Any = self.app.tasks[f"tasks.{job.kind}"]
             return self.decode(self.encode(task.result_of(job)))
         if job.state == JobState.CANCELLED:
-            return TaskRevokedError(job.error)
+            return TaskRevokedError(job.error or "cancelled")
         if job.state == JobState.FAILED:
             return JobFailed(job.error or "failed", job.error_code or "failed")
         if job.state == JobState.DEFERRED and job.due_at:

@@ -20,6 +20,7 @@ from db import jobs
 from db.environment import read_settings
 from db.jobs import LEASE_S
 from db.models import Attempt, AttemptState, CostBasis, Job, JobState, utc_now
+from db.retention import sentence as pruned_sentence
 from db.session import read
 from db.writer import group_writer
 from selection.errors import CannotSelect
@@ -155,6 +156,8 @@ def _outcome_of(kind: JobKind, job_id: str) -> Any:
             raise UnknownJob(f"there is no job {job_id}", "unknown_job")
         if job.state == JobState.FAILED:
             raise JobFailed(job.error or "failed", job.error_code or "failed")
+        if job.state == JobState.SUCCEEDED and job.pruned_at is not None:
+            raise JobFailed(pruned_sentence(job), "pruned")
         if job.state == JobState.SUCCEEDED:
             return kind.result(kind.load(session, job_id, job.result), job.model_metadata or {})
         raise Cancelled if job.state == JobState.CANCELLED else NotOurs

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from budget.errors import LedgerError
@@ -21,8 +21,8 @@ from db.writer import group_writer
 from worker.kind import JobKind
 from worker.outcome import Outcome, from_json
 
-# what SQLAlchemy raises while a database is away, full or too busy
-OUTAGES = (OperationalError, InterfaceError, PoolTimeout)
+# what SQLAlchemy raises while a database is away, full, too busy, or a standby that takes no writes
+OUTAGES = (OperationalError, InterfaceError, InternalError, PoolTimeout)
 
 # a file that was not finished by then: its worker was killed over it
 ABANDONED_AFTER_S = 60

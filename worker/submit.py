@@ -158,7 +158,10 @@ def _row(job: Job) -> dict[str, Any]:
 def _twin(session: Session, job: Job) -> Job | None:
     """The job that was submitted for the same user under the same idempotency key; it must be the same job."""
     twin = by_idempotency_key(session, job.user_id, job.idempotency_key) if job.idempotency_key else None
-    if twin is not None and (twin.kind, twin.payload) != (job.kind, job.payload):
+    if twin is None or (twin.pruned_at is not None and twin.kind == job.kind):
+        # of one that was pruned nobody knows the input any more
+        return twin
+    if (twin.kind, twin.payload) != (job.kind, job.payload):
         raise InvalidJob(
             f"{job.kind}: field idempotency_key: job {twin.id} has this key and another input; give a new job a key of "
             "its own"

@@ -269,7 +269,7 @@ def see_the_costs(home: Path, job: dict[str, Any]) -> None:
 
 
 def test_a_database_without_jobs_has_no_strategies_to_compare(tmp_path: Path) -> None:
-    assert paymaster(tmp_path, "db-upgrade").returncode == 0
+    assert paymaster(tmp_path, "db", "upgrade").returncode == 0
     assert json.loads(paymaster(tmp_path, "strategies", "--json").stdout) == []
     costs = json.loads(paymaster(tmp_path, "costs", "--json").stdout)
     assert costs["rows"] == [] and costs["total"]["cost_usd"] == 0
@@ -302,7 +302,7 @@ def test_what_cannot_be_done_is_one_sentence_and_status_1(
     tmp_path: Path, arguments: tuple[str, ...], environment: dict[str, str], sentence: str
 ) -> None:
     if not environment:
-        assert paymaster(tmp_path, "db-upgrade").returncode == 0
+        assert paymaster(tmp_path, "db", "upgrade").returncode == 0
     done = paymaster(tmp_path, *arguments, **environment)
     assert (done.returncode, done.stdout) == (1, "")
     assert sentence in done.stderr

@@ -4,12 +4,12 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -170,6 +170,26 @@ def test_every_bad_write_of_a_group_gets_its_own_error() -> None:
     assert [str(outcome) for outcome in found] == ["number 0", "wrote a", "number 2", "wrote b", "number 4"]
 
 
+def test_a_database_that_is_away_is_tried_once_for_a_group() -> None:
+    """Each with its own time to connect, the last of a group would wait for all those before it."""
+    tries = []
+
+    def away(*_: object) -> Any:
+        tries.append(1)
+        raise OperationalError("connect", {}, Exception("refused"))
+
+    with read():  # its schema is known
+        pass
+    engine().dispose()
+    event.listen(engine(), "do_connect", away)
+    group = [(insert(f"j{number}"), Future[Any]()) for number in range(20)]
+    GroupWriter()._commit_group(group)
+    assert {type(future.exception(0)) for _, future in group} == {OperationalError}
+    assert len(tries) == 1
+    event.remove(engine(), "do_connect", away)
+    assert count() == 0
+
+
 def test_many_threads_each_find_their_own_write_durable() -> None:
     def commit(number: int) -> bool:
         return group_writer().commit(insert(f"j{number}")) == f"wrote j{number}" and durable(f"j{number}")
@@ -180,10 +200,11 @@ def test_many_threads_each_find_their_own_write_durable() -> None:
 
 
 def test_a_group_has_a_largest_size() -> None:
-    sizes: dict[int, int] = {}
+    # the sessions themselves: of one that is gone, the next may have the id
+    sizes: dict[Session, int] = {}
 
     def work(session: Session) -> None:
-        sizes[id(session)] = sizes.get(id(session), 0) + 1
+        sizes[session] = sizes.get(session, 0) + 1
 
     writer = GroupWriter()
     gate = Gate(writer)

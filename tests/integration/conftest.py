@@ -93,11 +93,11 @@ def wait_until(condition: Callable[[], object], within_s: float = 30) -> None:
         time.sleep(0.05)
 
 
-def start(home: Path) -> Iterator[RunningStack]:
+def start(home: Path, database: str | None = None) -> Iterator[RunningStack]:
     before = dict(os.environ)
     once_per_environment.forget_all()
     try:
-        with Stack(home, simulate=True, concurrency=32) as stack:
+        with Stack(home, simulate=True, concurrency=32, database=database) as stack:
             point_celery_at(stack.environment["REDIS_URL"])
             yield RunningStack(stack)
     finally:

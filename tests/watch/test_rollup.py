@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -21,7 +20,6 @@ from db.models import Attempt, AttemptState, CostBasis, DailyCost, Job, Round, u
 from db.rollup import days_since, roll_up_day
 from db.rounds import ROLLUP, last, lock
 from db.session import engine, read, write
-from tests.conftest import DATABASES, on_either_database
 from watch.rollup import roll_up
 
 DAYS = ("2026-11-20", "2026-11-21", "2026-11-22")
@@ -29,13 +27,10 @@ PAID = {"state": AttemptState.SUCCEEDED, "success": True, "cost_nano": 300, "cos
         "tokens_used": 0, "input_tokens": 0, "output_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}  # fmt: skip
 
 
-@pytest.fixture(autouse=True, params=DATABASES)
-def environment(environment: None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The environment of a test, with a database of each kind, and a job in it."""
-    for _ in on_either_database(request, monkeypatch):
-        with write() as session:
-            session.add(Job(id="j", kind="parse", queue="parse", payload={}))
-        yield
+@pytest.fixture(autouse=True)
+def _a_job(environment: None) -> None:
+    with write() as session:
+        session.add(Job(id="j", kind="parse", queue="parse", payload={}))
 
 
 def add(number: int, day: str, *, settled_hours_ago: float | None = 0, **columns: Any) -> None:

@@ -123,6 +123,7 @@ def test_an_answer_is_kept_for_a_moment(warm_ledger: object, monkeypatch: pytest
     assert value(scraped(), "paymaster_jobs") == 1
 
 
+@pytest.mark.sqlite
 def test_the_count_looks_at_an_index_alone(warm_ledger: object) -> None:
     from sqlalchemy.dialects import sqlite
 
