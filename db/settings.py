@@ -9,6 +9,7 @@ class DatabaseSettings(BaseSettings):
 
     database_url: str = Field(
         "sqlite:///.paymaster/paymaster.db",
+        repr=False,  # it may hold a password
         description="SQLAlchemy URL; `postgresql://…` runs on psycopg 3.",
     )
 
