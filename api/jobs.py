@@ -27,7 +27,7 @@ from db import jobs
 from db.environment import read_settings
 from db.models import Job, JobState, JobVectors
 from db.session import read
-from tasks import embed, generate, parse
+from tasks import KINDS, embed, generate, parse
 from tasks.kinds import vector_items
 from tasks.vectors import Vector
 from worker.app import app as celery_app
@@ -39,7 +39,6 @@ from worker.submit import Order, place, place_all, prepare
 from worker.task import JobTask
 
 LONGEST_WAIT_S = 60
-TASKS: dict[str, JobTask] = {"parse": parse, "generate": generate, "embed": embed}
 # of a streamed result
 ITEMS_PER_CHUNK = 64
 
@@ -176,10 +175,10 @@ def _or_problem(
 ) -> Order | Problem:
     """One job of a batch; `uses` keeps how the budgets of each user stand."""
     kind = fields.pop("kind", None) if isinstance(fields, dict) else None
-    if not isinstance(kind, str) or kind not in TASKS:
-        return Problem(422, "invalid", f"field kind: give one of {', '.join(TASKS)}", field="kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        return Problem(422, "invalid", f"field kind: give one of {', '.join(KINDS)}", field="kind")
     try:
-        order = _prepare(TASKS[kind], fields, caller, model)
+        order = _prepare(KINDS[kind], fields, caller, model)
         user = order.job.user_id
         if user not in uses:
             uses[user] = uses_of(user)
@@ -213,7 +212,7 @@ def _publish(order: Order, job: Job) -> dict[str, Any]:
     """Send the job's id on its way, unless it was there already; what the submitter is told."""
     if job is order.job:
         waited_for.set(False)
-        TASKS[job.kind].publish(job.id, queue=job.queue)
+        KINDS[job.kind].publish(job.id, queue=job.queue)
     return {"id": job.id, "state": str(job.state), "url": f"/api/v1/jobs/{job.id}/"}
 
 
@@ -240,7 +239,7 @@ def _show(job_id: str, caller: Caller) -> Response:
     }
     if job.state == JobState.SUCCEEDED and job.kind == "embed":
         return StreamingResponse(_with_vectors(job, shown), media_type="application/json")
-    result = TASKS[job.kind].result_of(job) if job.state == JobState.SUCCEEDED else None
+    result = KINDS[job.kind].result_of(job) if job.state == JobState.SUCCEEDED else None
     return answer({**shown, "result": result})
 
 

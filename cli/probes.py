@@ -227,7 +227,7 @@ def broker_and_workers() -> Iterator[Finding]:
     except Exception as failure:  # each transport has errors of its own
         yield error(
             "broker", f"{place(url)} gives no usable answer ({kind_of(failure)})",
-            "Start it, or set CELERY_BROKER_URL or REDIS_URL right. Jobs are accepted meanwhile, and published when it is back.",
+            "Start it, or set CELERY_BROKER_URL or REDIS_URL right. Jobs are accepted, and published when it is back.",
         )  # fmt: skip
         return
     yield ok("broker", f"{place(url)} answers")
