@@ -30,7 +30,7 @@ chaos: install  ## Break things in full and count (JSON, hours; CHAOS="01 07", -
 fuzz: install  ## Made-up payloads and provider answers for ten minutes (FUZZ=60 for a minute); prints its seeds
 	@$(BIN)/python -m tests.fuzz $(FUZZ)
 
-coverage: install  ## Branch coverage of budget/, selection/ and worker/, with its threshold
+coverage: install  ## Branch coverage of budget/, selection/ and worker/
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest tests/budget tests/selection tests/worker tests/tasks tests/db
 	@$(BIN)/coverage report
