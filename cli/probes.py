@@ -137,7 +137,7 @@ def _beat(swept: Any) -> Iterator[Finding]:
         return
     yield error(
         "beat", "has never been seen" if silent is None else f"was last seen {silent:.0f} s ago",
-        "Start `celery -A worker.app beat`, one of it, and a worker of the queue `maintenance`.",
+        "Start `celery -A worker.app beat`, one of it, and a worker of `maintenance`; after a start it takes seconds.",
     )  # fmt: skip
 
 
@@ -235,7 +235,8 @@ def broker_and_workers() -> Iterator[Finding]:
     if missing := [name for name in app.amqp.queues if name not in served]:
         yield error(
             "workers", f"nobody serves {', '.join(missing)}",
-            f"Start `celery -A worker.app worker -Q {','.join(missing)}`; one that is busy may not have answered.",
+            f"Start `celery -A worker.app worker -Q {','.join(missing)}`; one that just started or is busy "
+            "may not have answered yet.",
         )  # fmt: skip
     else:
         yield ok("workers", f"{len(replies)} serve every queue")
