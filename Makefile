@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-postgres chaos lint types format bench-api bench-database bench-enqueue bench-jobs bench-ledger bench-rollup bench-selection bench-simulator lock clean
+.PHONY: help install demo up test test-postgres chaos fuzz coverage docs lint types format bench-api bench-database bench-enqueue bench-jobs bench-ledger bench-rollup bench-selection bench-simulator lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -29,6 +29,17 @@ test-postgres: install  ## The tests that need a database, all on PostgreSQL
 
 chaos: install  ## Break things in full and count (JSON, hours; CHAOS="01 07", --short or --controls for less)
 	@$(BIN)/python -m tests.chaos $(CHAOS)
+
+fuzz: install  ## Made-up payloads and provider answers for ten minutes (FUZZ=60 for a minute); prints its seeds
+	@$(BIN)/python -m tests.fuzz $(FUZZ)
+
+coverage: install  ## Branch coverage of budget/, selection/ and worker/
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest tests/budget tests/selection tests/worker tests/tasks tests/db
+	@$(BIN)/coverage report
+
+docs: install  ## Write docs/configuration.md from the settings classes
+	@$(BIN)/python -m scripts.configuration
 
 lint: install  ## Ruff: rules and format
 	@$(BIN)/ruff check .

@@ -15,6 +15,9 @@ def _positive(variable: str, default: str) -> int:
 
 
 _redis = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
+# kombu checks no certificate unless it is told to, and Celery's results want to be told, too
+if _redis.startswith("rediss://") and "ssl_cert_reqs=" not in _redis:
+    _redis += ("&" if "?" in _redis else "?") + "ssl_cert_reqs=required"
 
 # Celery itself lets CELERY_BROKER_URL and CELERY_RESULT_BACKEND win over these two
 broker_url = _redis

@@ -31,7 +31,7 @@ from db import jobs
 from db.environment import read_settings
 from db.models import Job, JobState, JobVectors
 from db.session import read, write
-from tasks import embed, generate, parse
+from tasks import KINDS, embed, generate, parse
 from tasks.kinds import vector_items
 from tasks.vectors import Vector
 from worker.app import app as celery_app
@@ -43,7 +43,6 @@ from worker.submit import Order, place, place_all, prepare
 from worker.task import JobTask
 
 LONGEST_WAIT_S = 60
-TASKS: dict[str, JobTask] = {"parse": parse, "generate": generate, "embed": embed}
 # on another connection, if the broker was started anew
 RETRY_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
 # of a streamed result
@@ -210,10 +209,10 @@ def _or_problem(
 ) -> Order | Problem:
     """One job of a batch; `uses` keeps how the budgets of each user stand."""
     kind = fields.pop("kind", None) if isinstance(fields, dict) else None
-    if not isinstance(kind, str) or kind not in TASKS:
-        return Problem(422, "invalid", f"field kind: give one of {', '.join(TASKS)}", field="kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        return Problem(422, "invalid", f"field kind: give one of {', '.join(KINDS)}", field="kind")
     try:
-        order = _prepare(TASKS[kind], fields, caller, model)
+        order = _prepare(KINDS[kind], fields, caller, model)
         user = order.job.user_id
         if user not in uses:
             uses[user] = uses_of(user)
@@ -241,7 +240,7 @@ def _publish(order: Order, job: Job) -> dict[str, Any]:
     if job is order.job and not _broker.lasts:
         waited_for.set(False)
         try:
-            TASKS[job.kind].send(job.id, queue=job.queue, retry_policy=RETRY_ONCE)
+            KINDS[job.kind].send(job.id, queue=job.queue, retry_policy=RETRY_ONCE)
         except Exception as error:  # each transport has errors of its own
             _broker.begin()
             logger.warning("the sweeper will publish what is accepted now: %s", type(error).__name__)
@@ -273,7 +272,7 @@ def _show(job_id: str, caller: Caller) -> Response:
         return answer({**shown, "result": None})
     if job.state == JobState.SUCCEEDED and job.kind == "embed":
         return StreamingResponse(_with_vectors(job, shown), media_type="application/json")
-    result = TASKS[job.kind].result_of(job) if job.state == JobState.SUCCEEDED else None
+    result = KINDS[job.kind].result_of(job) if job.state == JobState.SUCCEEDED else None
     return answer({**shown, "result": result})
 
 

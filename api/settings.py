@@ -58,7 +58,10 @@ class ApiSettings(BaseSettings):
     """The HTTP API, from the environment."""
 
     api_tokens: Annotated[tuple[Token, ...], NoDecode, BeforeValidator(_tokens)] = Field(
-        (), description="Who may use the API; none: only programs of this machine."
+        (),
+        repr=False,
+        description="Who may use the API: `name:roles:sha256` or `name:roles:sha256:user_id`, separated by commas; "
+        "without any it serves this machine only.",
     )
     api_max_body_bytes: int = Field(8 << 20, ge=1024, le=256 << 20, description="The largest body of a request.")
     api_max_batch: int = Field(100, ge=1, le=1000, description="The most jobs of one batch.")

@@ -70,13 +70,19 @@ class BudgetSettings(BaseSettings):
 
     model_config = {"arbitrary_types_allowed": True, "validate_default": True}
 
-    daily_budget_usd: Limit = Field(50, description="What all jobs may cost in a day.")
-    monthly_budget_usd: Limit = Field(1000, description="What all jobs may cost in a month.")
-    max_cost_per_user_daily_usd: Limit = Field(5, description="What one user's jobs may cost in a day.")
+    daily_budget_usd: Limit = Field(
+        50, description="What all jobs may cost in a day, in USD; 0 stops everything, `unlimited` lifts it."
+    )
+    monthly_budget_usd: Limit = Field(1000, description="What all jobs may cost in a month; the same.")
+    max_cost_per_user_daily_usd: Limit = Field(5, description="What one user's jobs may cost in a day; the same.")
     cost_alert_threshold: Annotated[Decimal, BeforeValidator(parse_share)] = Field(
         Decimal("0.8"), description="The share of a budget whose use raises the first alert."
     )
     budget_timezone: Annotated[tzinfo, BeforeValidator(_zone)] = Field(
-        ZoneInfo("UTC"), description="The IANA time zone in which days and months begin."
+        ZoneInfo("UTC"), description="The IANA time zone in which days and months begin; the same for all workers."
     )
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="The Redis of the ledger.")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0",
+        repr=False,  # it may hold a password
+        description="The Redis of the ledger; also broker and results, unless those are set. TLS: docs/security.md.",
+    )

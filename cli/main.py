@@ -216,6 +216,14 @@ app.command()(budget.changes)
 
 
 @app.command()
+def doctor(as_json: Json = False) -> None:
+    """Look at everything that can be wrong, and say what to do; exit status 1 with warnings, 2 with errors."""
+    from cli.doctor import run_doctor
+
+    sys.exit(run_doctor(as_json=as_json))
+
+
+@app.command()
 def simulator(
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8080,

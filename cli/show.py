@@ -14,7 +14,6 @@ from db.models import Attempt, Job, JobState, utc_now
 from db.retention import sentence
 from db.session import read
 from db.statistics import by_strategy
-from selection.strategies import MODEL_KIND
 
 
 def show_job(job_id: str, *, as_json: bool) -> None:
@@ -86,8 +85,10 @@ def show_jobs(
     *, state: str | None, kind: str | None, user_id: str | None, api: str | None, limit: int, as_json: bool
 ) -> None:
     """The latest jobs that match."""
+    from tasks import KINDS
+
     one_of("state", state, [str(known) for known in JobState])
-    one_of("kind of job", kind, [*MODEL_KIND])
+    one_of("kind of job", kind, [*KINDS])
     with read() as session:
         found = jobs.find(session, state=state, kind=kind, user_id=user_id, api=api, limit=limit)
         if as_json:

@@ -9,6 +9,7 @@ class DatabaseSettings(BaseSettings):
 
     database_url: str = Field(
         "sqlite:///.paymaster/paymaster.db",
+        repr=False,  # it may hold a password
         description="SQLAlchemy URL; `postgresql://…` runs on psycopg 3.",
     )
     database_pool_size: int = Field(20, ge=2, le=1000, description="The most connections of one process.")

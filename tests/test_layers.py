@@ -2,17 +2,14 @@
 
 import ast
 import os
+import re
 from pathlib import Path
 
 import pytest
 from pydantic_settings import BaseSettings
 
-from api.settings import ApiSettings
-from budget.settings import BreakerSettings, BudgetSettings
 from db.settings import DatabaseSettings
-from selection.settings import SelectionSettings
-from watch.settings import AlertSettings
-from worker.settings import WatchSettings, WorkerSettings
+from scripts.configuration import CLASSES, FILE, page
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ("cli", "api", "simulator", "tasks", "watch", "worker", "selection", "budget", "db")
@@ -45,22 +42,43 @@ def test_only_the_gateway_imports_litellm() -> None:
     assert importing == ["worker/gateway.py"]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ApiSettings,
-        BudgetSettings,
-        BreakerSettings,
-        DatabaseSettings,
-        SelectionSettings,
-        WatchSettings,
-        WorkerSettings,
-        AlertSettings,
-    ],
-)
-def test_the_readme_lists_every_setting(settings: type[BaseSettings]) -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert [name for name in settings.model_fields if f"`{name.upper()}`" not in readme] == []
+def test_the_page_of_settings_is_generated_and_holds_every_class() -> None:
+    assert page() == FILE.read_text(), "make docs"
+    from cli.stack import _settings_classes
+
+    assert set(CLASSES.values()) == {*_settings_classes(), DatabaseSettings}
+
+
+def test_the_readme_names_settings_that_exist() -> None:
+    table = (ROOT / "README.md").read_text().partition("## Configuration")[2].partition("\nModels and prices")[0]
+    named = set(re.findall(r"`([A-Z][A-Z_]{4,})`", table))
+    assert len(named) > 9
+    assert named <= set(re.findall(r"`([A-Z][A-Z_]{4,})`", FILE.read_text()))
+
+
+@pytest.mark.parametrize("settings", [*CLASSES.values()])
+def test_no_settings_show_a_secret(settings: type[BaseSettings], monkeypatch: pytest.MonkeyPatch) -> None:
+    word = "0123456789abcdef" * 4
+    secret = {
+        "REDIS_URL": f"redis://u:{word}@h/0", "DATABASE_URL": f"postgresql://u:{word}@h/x", "SMTP_PASSWORD": word,
+        "ALERT_WEBHOOK_SECRET": word, "ALERT_WEBHOOK_URL": f"https://example.com/{word}", "SMTP_USER": "u",
+        "API_TOKENS": f"shop:submit:{word}",
+    }  # fmt: skip
+    for name, value in secret.items():
+        monkeypatch.setenv(name, value)
+    made = settings()
+    assert word not in repr(made) + str(made) and repr(bytes.fromhex(word)) not in repr(made)
+    hidden = {name.upper() for name, field in settings.model_fields.items()
+              if not field.repr or "SecretStr" in str(field.annotation)}  # fmt: skip
+    assert hidden == {name.upper() for name in settings.model_fields} & (secret.keys() - {"SMTP_USER"})
+
+
+def test_a_stack_shows_none_either(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from cli.stack import Stack
+
+    monkeypatch.setenv("SMTP_PASSWORD", "Xq9secretword")
+    stack = Stack(tmp_path, simulate=True)
+    assert stack.environment["SMTP_PASSWORD"] == "Xq9secretword" and "Xq9" not in repr(stack)
 
 
 def test_selection_reads_no_file_or_network_on_the_way_of_a_job() -> None:

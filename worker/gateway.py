@@ -27,6 +27,7 @@ from worker.settings import WorkerSettings
 
 # More tokens than any model can hold: a usage beyond it is an error of the provider's.
 ABSURD_TOKENS = 20_000_000
+LONGEST_RETRY_AFTER_S = 86_400.0
 
 
 @once_per_process
@@ -241,7 +242,8 @@ def _code_of(answer: httpx.Response) -> str | None:
 
 
 def _retry_after(answer: httpx.Response) -> float | None:
+    """Seconds. What a provider asks for is bounded, since `inf` is a number to Python, too."""
     try:
-        return max(0.0, float(answer.headers["retry-after"]))
+        return min(LONGEST_RETRY_AFTER_S, max(0.0, float(answer.headers["retry-after"])))
     except (KeyError, ValueError):
         return None

@@ -112,11 +112,19 @@ class _Redact:
         for field in ("event", "exception"):
             text = event.get(field)
             if isinstance(text, str):
-                for secret in self._secrets:
-                    if secret in text:
-                        text = text.replace(secret, "(hidden)")
-                event[field] = text
+                event[field] = self.text(text)
         return event
+
+    def text(self, text: str) -> str:
+        for secret in self._secrets:
+            if secret in text:
+                text = text.replace(secret, "(hidden)")
+        return text
+
+
+def redact(text: str) -> str:
+    """The text without the secrets of this process' environment."""
+    return _Redact().text(text)
 
 
 def _secrets() -> set[str]:
