@@ -31,6 +31,7 @@ ON_BOTH = (
     "budget/test_rebuild.py",
     "watch/test_alert_rounds.py",
     "watch/test_report.py",
+    "watch/test_reports_at_once.py",
     "watch/test_rollup.py",
     "worker/test_again.py",
     "worker/test_deferred.py",

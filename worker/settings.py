@@ -26,7 +26,7 @@ class WorkerSettings(BaseSettings):
         description="Who sends chat requests to OpenAI and Anthropic: `own` connections, with litellm as the "
         "translator, or `litellm`.",
     )
-    llm_max_failures: int = Field(8, ge=1, le=50, description="Failed attempts after which a job is given up.")
+    llm_max_failures: int = Field(10, ge=1, le=50, description="Failed attempts after which a job is given up.")
     llm_max_lost_runs: int = Field(5, ge=1, le=50, description="Lost workers after which a job is given up.")
     worker_shutdown_s: float = Field(
         25, ge=0, le=3600, description="How long SIGTERM lets calls that are under way go on."

@@ -261,7 +261,7 @@ SCENARIOS = {
             "drops_outcomes_while_sql_is_away", exactly_once=True, orders=QUICK_SQL),
         Scenario("09-sql-and-redis", stop_sql_and_kill_redis, Dose(16, seconds=4), Dose(200, seconds=40),
             "drops_outcomes_while_sql_is_away", exactly_once=True, orders=QUICK_SQL),
-        Scenario("10-provider-storm", storm, Dose(40, seconds=3), Dose(500, seconds=30, within_s=600),
+        Scenario("10-provider-storm", storm, Dose(24, seconds=2), Dose(500, seconds=30, within_s=600),
             "never_falls_back", least_success=0.99, environment={"LLM_CALL_DEADLINE_S": "3"},
             hurry={"BREAKER_COOLDOWN_S": "3", "BREAKER_WINDOW_S": "10"}),
         Scenario("11-rolling-restart", restart_rolling, Dose(16, 2), Dose(300, 20), "stops_at_once",

@@ -100,7 +100,7 @@ PER_JOB: dict[str, Callable[[Session], Any]] = {
         s, job_id(1000), {"result": {}, "model_metadata": {}, "model_selection_strategy": "balanced"}
     ),
     "cancel": lambda s: jobs.cancel(s, job_id(4000)),
-    "idempotency key": lambda s: jobs.by_idempotency_key(s, "k"),
+    "idempotency key": lambda s: jobs.by_idempotency_key(s, "7", "k"),
 }
 EVERY_FEW_SECONDS: dict[str, Callable[[Session], Any]] = {
     "record of the models": lambda s: statistics.by_model(s, HOUR_AGO, 30),

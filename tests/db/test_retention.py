@@ -81,7 +81,7 @@ def test_what_was_paid_and_for_whom_stays() -> None:
         assert session.scalar(select(func.sum(DailyCost.total_cost_nano))) == 7
         rows = [session.execute(select(*table.__table__.c)).all() for table in (Job, Attempt)]
         assert SECRET not in str(rows)
-        assert jobs.by_idempotency_key(session, "k") is job
+        assert jobs.by_idempotency_key(session, "42", "k") is job
     with write() as session:
         assert not jobs.start_again(session, "j")
 

@@ -1,6 +1,7 @@
 """A whole embedded stack for the tests of this folder: real workers in their own processes. They share one, so
 they run in one test process (`xdist_group`), one after another."""
 
+import gc
 import json
 import os
 import time
@@ -94,13 +95,17 @@ def wait_until(condition: Callable[[], object], within_s: float = 30) -> None:
 
 
 def start(home: Path, database: str | None = None) -> Iterator[RunningStack]:
-    before = dict(os.environ)
+    before, broker = dict(os.environ), app.conf.broker_url
     once_per_environment.forget_all()
     try:
         with Stack(home, simulate=True, concurrency=32, database=database) as stack:
             point_celery_at(stack.environment["REDIS_URL"])
             yield RunningStack(stack)
+            # results tell their Redis good-bye, for which it must be there
+            gc.collect()
     finally:
+        # the stack that other tests share may be up
+        point_celery_at(broker)
         once_per_environment.forget_all()
         os.environ.clear()
         os.environ.update(before)

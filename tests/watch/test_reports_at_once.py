@@ -1,7 +1,6 @@
 """Rounds of reports at once, on both databases."""
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -11,17 +10,10 @@ from sqlalchemy import func, select
 
 from db.models import Report
 from db.session import read
-from tests.conftest import DATABASES, on_either_database
 from tests.watch.days import DAY, call
 from watch import report
 
 MIDNIGHT = datetime(2025, 11, 21, tzinfo=UTC).timestamp()
-
-
-@pytest.fixture(autouse=True, params=DATABASES)
-def environment(environment: None, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The environment of a test, with a database of each kind."""
-    yield from on_either_database(request, monkeypatch)
 
 
 def test_first_rounds_at_once_write_one_report_and_none_fails(monkeypatch: pytest.MonkeyPatch) -> None:
