@@ -60,7 +60,8 @@ def receiver() -> Iterator[Receiver]:
 
     with Server(("127.0.0.1", 0), Handler) as server:
         made.url = f"http://127.0.0.1:{server.server_port}/services/T0/secret-token"
-        thread = threading.Thread(target=server.serve_forever)
+        # it looks for its end every half second otherwise
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield made
         made.over.set()
