@@ -13,6 +13,8 @@ from db.session import read
 from tests.watch.days import DAY, call
 from watch import report
 
+pytestmark = pytest.mark.usefixtures("environment")
+
 MIDNIGHT = datetime(2025, 11, 21, tzinfo=UTC).timestamp()
 
 
