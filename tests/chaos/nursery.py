@@ -149,9 +149,9 @@ def _live(order: dict[str, Any]) -> None:
 def main() -> None:
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     # hardly anything of ours: that reads the environment, and each child has its own
-    import aiohttp  # noqa: F401
+    import aiohttp  # noqa: F401  # for all children at once
     import sqlalchemy.dialects.sqlite
-    import sqlalchemy.orm  # noqa: F401
+    import sqlalchemy.orm  # noqa: F401  # the same
 
     # nothing of it depends on the environment
     from worker.gateway import warm_up

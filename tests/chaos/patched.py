@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-import tasks.maintenance  # noqa: F401
+import tasks.maintenance  # noqa: F401  # it registers what beat runs
 import worker.gateway
 import worker.run
 import worker.sweeper  # noqa: F401
