@@ -6,6 +6,10 @@ from pathlib import Path
 from celery.schedules import crontab as _crontab
 from kombu import Queue
 
+from worker.queues import MAINTENANCE as _MAINTENANCE
+from worker.queues import OF_KINDS as _OF_KINDS
+from worker.queues import QUEUES as _QUEUES
+
 
 def _positive(variable: str, default: str) -> int:
     text = os.environ.get(variable, default)
@@ -24,17 +28,13 @@ broker_url = _redis
 result_backend = f"worker.results.JobBackend+{_redis}"
 
 imports = ("tasks", "tasks.maintenance")
-task_queues = tuple(Queue(name) for name in ("parse", "generate", "generate-premium", "embed", "maintenance"))
-task_default_queue = "maintenance"
+task_queues = tuple(Queue(name) for name in _QUEUES)
+task_default_queue = _MAINTENANCE
 # a mistyped queue fails instead of filling up unseen
 task_create_missing_queues = False
 # a submitter's choice of queue wins; this is for programs that only know the broker
-task_routes = {
-    "tasks.parse": {"queue": "parse"},
-    "tasks.generate": {"queue": "generate"},
-    "tasks.embed": {"queue": "embed"},
-    "maintenance.*": {"queue": "maintenance"},
-}
+task_routes = {f"tasks.{kind}": {"queue": queues["queue"]} for kind, queues in _OF_KINDS.items()}
+task_routes |= {"maintenance.*": {"queue": _MAINTENANCE}}
 
 accept_content = ["json"]
 result_accept_content = ["json"]

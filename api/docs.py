@@ -4,12 +4,13 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from api import schemas
 from api.problems import MEDIA_TYPE
 from selection.strategies import load_strategies
-from tasks.payloads import EmbedPayload, GeneratePayload, ParsePayload
+from tasks import KINDS
 from worker.strategy import DEFAULT
 
 REF = "#/components/schemas/{model}"
@@ -31,17 +32,7 @@ DESCRIPTIONS = {
     503: "A part of the system is away.",
 }
 
-POSTING = "We look for a night baker in Porto. You knead, shape and bake; we pay fairly and close on Mondays."
-PARSE = {"job_description": POSTING, "company_name": "Forno", "role_title": "Baker", "user_id": 42, "api": "keywords"}
-GENERATE = {
-    "job_data": {"raw_job_description": POSTING},
-    "artifacts": [{"type": "experience", "title": "Baker", "organization": "Molino"}],
-    "preferences": {"tone": "creative"},
-    "user_id": 42,
-    "on_budget": "defer",
-}
-EMBED = {"texts": ["bread", "rolls"], "use_case": "similarity", "user_id": 42}
-BATCH = {"jobs": [{"kind": "parse", **PARSE}, {"kind": "embed", **EMBED}]}
+BATCH = {"jobs": [{"kind": name, **KINDS[name].kind.example} for name in ("parse", "embed")]}
 
 
 def answers(status: int, model: type, *refusals: int) -> dict[str, Any]:
@@ -67,7 +58,8 @@ def takes(model: str, example: dict[str, Any]) -> dict[str, Any]:
 def describe(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document."""
     made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    bodies = (ParsePayload, GeneratePayload, EmbedPayload, schemas.Batch, schemas.NewSettings, schemas.Problem)
+    payloads = (task.kind.payload_type for task in KINDS.values())
+    bodies: tuple[type[BaseModel], ...] = (*payloads, schemas.Batch, schemas.NewSettings, schemas.Problem)
     _, own = models_json_schema([(model, "validation") for model in bodies], ref_template=REF)
     components = made.setdefault("components", {})
     components.setdefault("schemas", {}).update(own["$defs"])

@@ -1,17 +1,14 @@
 """Submit, find, wait for and cancel jobs over HTTP."""
 
-import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from itertools import count
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from anyio import CapacityLimiter, to_thread
 from celery.utils import uuid
 from fastapi import APIRouter, Depends, Header, Query, Request
-from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
@@ -19,21 +16,21 @@ from starlette.responses import Response, StreamingResponse
 
 from api import problems, schemas, views
 from api.access import Caller, needs
-from api.docs import BATCH, EMBED, GENERATE, PARSE, answers, takes
+from api.docs import BATCH, answers, takes
 from api.money import uses_of
 from api.pause import Pause
 from api.problems import Problem
-from api.reading import Body, Word, answer, pack, plain, read_object, unpack
+from api.reading import Body, Word, answer, pack, read_object, unpack
 from api.settings import ApiSettings, Role
+from api.vectors import with_vectors
 from api.writing import writing
 from budget.ledger import ScopeUse
 from db import jobs
 from db.environment import read_settings
-from db.models import Job, JobState, JobVectors
+from db.models import Job, JobState
 from db.session import read, write
-from tasks import KINDS, embed, generate, parse
-from tasks.kinds import vector_items
-from tasks.vectors import Vector
+from tasks import KINDS
+from tasks.kinds import Embed
 from worker.app import app as celery_app
 from worker.control import tell_cancelled
 from worker.errors import InvalidJob
@@ -45,8 +42,6 @@ from worker.task import JobTask
 LONGEST_WAIT_S = 60
 # on another connection, if the broker was started anew
 RETRY_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0}
-# of a streamed result
-ITEMS_PER_CHUNK = 64
 
 Submitter = Annotated[Caller, Depends(needs(Role.SUBMIT))]
 Reader = Annotated[Caller, Depends(needs(Role.SUBMIT, Role.READ))]
@@ -56,31 +51,34 @@ Key = Annotated[
     Header(alias="Idempotency-Key", description="The submitter's own name of the job: sent again, it is the same job."),
 ]
 
+if TYPE_CHECKING:
+    KindName = str
+else:
+    KindName = Literal[tuple(KINDS)]
+
 logger = logging.getLogger(__name__)
 _broker = Pause()
 _telling = CapacityLimiter(1)
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 
-@router.post("/parse/", **answers(202, schemas.Accepted, 402), **takes("ParsePayload", PARSE))
-@writing
-def submit_parse(body: Body, caller: Submitter, x_llm_model: Model = None, idempotency_key: Key = None) -> Response:
-    """Parse a job posting into structured data."""
-    return _submit(parse, body, caller, x_llm_model, idempotency_key)
+def _submitter(task: JobTask) -> Callable[..., Response]:
+    def submit(body: Body, caller: Submitter, x_llm_model: Model = None, idempotency_key: Key = None) -> Response:
+        return _submit(task, body, caller, x_llm_model, idempotency_key)
+
+    return submit
 
 
-@router.post("/generate/", **answers(202, schemas.Accepted, 402), **takes("GeneratePayload", GENERATE))
-@writing
-def submit_generate(body: Body, caller: Submitter, x_llm_model: Model = None, idempotency_key: Key = None) -> Response:
-    """Write the content of a CV for a posting."""
-    return _submit(generate, body, caller, x_llm_model, idempotency_key)
-
-
-@router.post("/embed/", **answers(202, schemas.Accepted, 402), **takes("EmbedPayload", EMBED))
-@writing
-def submit_embed(body: Body, caller: Submitter, x_llm_model: Model = None, idempotency_key: Key = None) -> Response:
-    """Turn texts into vectors."""
-    return _submit(embed, body, caller, x_llm_model, idempotency_key)
+for _name, _task in KINDS.items():
+    router.add_api_route(
+        f"/{_name}/",
+        writing(_submitter(_task)),
+        methods=["POST"],
+        name=f"submit_{_name}",
+        description=(_task.kind.__doc__ or "").partition("\n")[0],
+        **answers(202, schemas.Accepted, 402),
+        **takes(_task.kind.payload_type.__name__, _task.kind.example),
+    )
 
 
 @router.post("/batch/", **answers(207, schemas.Outcomes), **takes("Batch", BATCH))
@@ -132,7 +130,7 @@ async def get_job(
 def list_jobs(
     caller: Reader,
     state: JobState | None = None,
-    kind: Literal["parse", "generate", "embed"] | None = None,
+    kind: KindName | None = None,
     user_id: Word | None = None,
     api: Word | None = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
@@ -270,35 +268,10 @@ def _show(job_id: str, caller: Caller) -> Response:
     }
     if job.pruned_at is not None:
         return answer({**shown, "result": None})
-    if job.state == JobState.SUCCEEDED and job.kind == "embed":
-        return StreamingResponse(_with_vectors(job, shown), media_type="application/json")
+    if job.state == JobState.SUCCEEDED and isinstance(KINDS[job.kind].kind, Embed):
+        return StreamingResponse(with_vectors(job, shown), media_type="application/json")
     result = KINDS[job.kind].result_of(job) if job.state == JobState.SUCCEEDED else None
     return answer({**shown, "result": result})
-
-
-def _with_vectors(job: Job, shown: dict[str, Any]) -> Iterator[str]:
-    """The job as JSON with its vectors, of which no more than one request's are in memory."""
-    mine = JobVectors.job_id == job.id
-    with read() as session:
-        parts = session.execute(
-            select(JobVectors.part, JobVectors.count.label("texts")).where(mine).order_by(JobVectors.part)
-        ).all()
-    texts, index = sum(part.texts for part in parts), count()
-    yield json.dumps(shown, default=plain)[:-1] + ', "result": ['
-    separator = ""
-    for part in parts:
-        with read() as session:
-            row = session.get_one(JobVectors, (job.id, part.part))
-        chunk: list[str] = []
-        for item in vector_items(row, texts, index, job.model_metadata or {}):
-            chunk.append(json.dumps(item, default=Vector.tolist))
-            if len(chunk) == ITEMS_PER_CHUNK:
-                yield separator + ", ".join(chunk)
-                separator, chunk = ", ", []
-        if chunk:
-            yield separator + ", ".join(chunk)
-            separator = ", "
-    yield "]}"
 
 
 def _place(cursor: str) -> tuple[datetime, str]:

@@ -25,7 +25,7 @@ from selection.adaptive import Record
 from selection.errors import UnknownStrategy
 from selection.recommend import Recommendations, merged, recommend
 from selection.registry import load_registry
-from selection.strategies import MODEL_KIND, load_strategies
+from selection.strategies import load_strategies, model_kind
 from worker.strategy import set_strategy, strategy_in_force
 
 WINDOW = timedelta(days=30)
@@ -89,7 +89,7 @@ def _figures(row: Any) -> dict[str, Any]:
 def _recommended(session: Session, since: datetime) -> Recommendations:
     records: dict[str, list[Record]] = {}
     for row in statistics.by_model(session, since, LATEST_CALLS):
-        if MODEL_KIND[row.task_type] == "chat":
+        if model_kind(row.task_type) == "chat":
             quality = None if row.quality is None else float(row.quality)
             record = Record(row.calls, int(row.cost), int(row.succeeded), int(row.tokens), row.p95_ms, quality)
             records.setdefault(row.model_name, []).append(record)

@@ -1,12 +1,15 @@
 """What the routes answer, for OpenAPI. The answers themselves are made in `views` and the routes, without a second
 pass through these; the tests hold one against the other."""
 
-from typing import Annotated, Any, Literal
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from db.models import AttemptState, JobState
-from tasks.payloads import EmbedPayload, GeneratePayload, ParsePayload
+from tasks import KINDS
+from worker.task import JobTask
 
 Usd = Annotated[float, Field(ge=0, description="USD, exact to a nano-dollar.")]
 When = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -88,22 +91,21 @@ class Jobs(_Shown):
     next: str | None = Field(description="The `cursor` of the next page.")
 
 
-class ParseJob(ParsePayload):
-    kind: Literal["parse"]
-
-
-class GenerateJob(GeneratePayload):
-    kind: Literal["generate"]
-
-
-class EmbedJob(EmbedPayload):
-    kind: Literal["embed"]
+def _of_a_batch(task: JobTask) -> type[BaseModel]:
+    """The payload of a kind of job, with the kind's name."""
+    name: Any = Literal[task.kind.name]
+    return create_model(f"{task.kind.name.title()}Job", __base__=task.kind.payload_type, kind=name)
 
 
 class Batch(_Shown):
     """Many jobs at once."""
 
-    jobs: list[Annotated[ParseJob | GenerateJob | EmbedJob, Field(discriminator="kind")]] = Field(min_length=1)
+    if TYPE_CHECKING:
+        jobs: list[BaseModel]
+    else:
+        jobs: list[Annotated[reduce(or_, map(_of_a_batch, KINDS.values())), Field(discriminator="kind")]] = Field(
+            min_length=1
+        )
 
 
 class Outcome(_Shown):

@@ -154,7 +154,7 @@ def _models_in_use() -> dict[str, str]:
     """Model id -> where it is named, of all that jobs without a wish of their own may come to."""
     from selection.registry import load_registry
     from selection.settings import SelectionSettings
-    from selection.strategies import MODEL_KIND, find_strategy
+    from selection.strategies import find_strategy
     from worker.strategy import strategy_in_force
 
     chosen = read_settings(SelectionSettings)
@@ -165,7 +165,7 @@ def _models_in_use() -> dict[str, str]:
     found: dict[str, str] = {}
     for name in (current, *(name for name, _ in chosen.model_split_test)):
         strategy = find_strategy(name)
-        ladders = [strategy.ladder(kind).values() for kind in MODEL_KIND]
+        ladders = [ladder.values() for ladder in strategy.models.values()]
         for model in (*(model for ladder in ladders for model in ladder), *strategy.fallback.values()):
             found.setdefault(model, f"strategy {name}")
     for variable, models in chosen.named_models.items():

@@ -20,13 +20,13 @@ from typing import IO, TYPE_CHECKING, Self
 import redis
 
 from cli.flower import flower_auth
+from worker.queues import MAINTENANCE, QUEUES
 
 if TYPE_CHECKING:
     from pydantic_settings import BaseSettings
 
-QUEUES = ("parse", "generate", "generate-premium", "embed", "maintenance")
 # how many of its tasks must be able to run at once: the sweeper waits neither for a report nor for a mail server
-LEAST = dict.fromkeys(QUEUES, 1) | {"maintenance": 8}
+LEAST = dict.fromkeys(QUEUES, 1) | {MAINTENANCE: 8}
 PROVIDER_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "AZURE_API_KEY")
 START_WITHIN_S = 30
 STOP_WITHIN_S = 15

@@ -11,11 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from api import views
 from cli import output
-from cli.inputs import generate_fields, one_of, parse_fields, read_artifacts, records, texts_of
+from cli.inputs import InputError, generate_fields, one_of, parse_fields, read_artifacts, records, texts_of
 from cli.output import console, print_json
 from db.models import Job, JobState
 from db.session import read
-from selection.strategies import MODEL_KIND
+from tasks import KINDS
 from worker.errors import InvalidJob
 
 POLL_S = 0.2
@@ -34,15 +34,12 @@ class Options:
 def run_submit(kind: str, paths: list[str], options: Options, *, wait: bool, as_json: bool) -> int:
     """Submit everything that is valid, and say of the rest what is wrong. Exit status 1 if anything was
     refused or failed."""
-    import tasks
-
-    one_of("kind of job", kind, [*MODEL_KIND])
+    one_of("kind of job", kind, [*KINDS])
     accepted: list[tuple[str, str]] = []
     refused = 0
     for where, fields in _fields(kind, paths, options):
         try:
-            task = getattr(tasks, kind)
-            accepted.append((where, task.apply_async(kwargs={**options.common, **fields}).id))
+            accepted.append((where, KINDS[kind].apply_async(kwargs={**options.common, **fields}).id))
         except InvalidJob as error:
             refused += 1
             output.errors.print(f"paymaster: {where}: {error}", highlight=False, markup=False)
@@ -63,9 +60,11 @@ def run_submit(kind: str, paths: list[str], options: Options, *, wait: bool, as_
 
 
 def _fields(kind: str, paths: list[str], options: Options) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where it stands, fields) of every job that the input asks for: one per posting; all texts of one file
-    make one embed job."""
-    if kind == "embed":
+    """(where it stands, fields) of every job that the input asks for. What a kind makes of the input follows from its
+    fields: all texts of one file are one job of a kind with `texts`; else each entry is one, a posting where the kind
+    has `job_description` or `job_data`, or an object with its fields."""
+    known = KINDS[kind].kind.positional
+    if "texts" in known:
         texts: dict[str, list[str]] = {}
         for where, content in records(paths):
             texts.setdefault(where.rpartition(":")[0] or where, []).extend(texts_of(where, content))
@@ -75,10 +74,15 @@ def _fields(kind: str, paths: list[str], options: Options) -> Iterator[tuple[str
     artifacts = read_artifacts(options.artifacts)
     for where, content in records(paths):
         for single in content if isinstance(content, list) else [content]:
-            if kind == "parse":
-                yield where, parse_fields(where, single)
-            else:
+            if "job_data" in known:
                 yield where, generate_fields(where, single, artifacts, options.preferences)
+            elif "job_description" in known:
+                fields = {**(single if isinstance(single, dict) else {}), **parse_fields(where, single)}
+                yield where, {name: value for name, value in fields.items() if name in known}
+            elif isinstance(single, dict):
+                yield where, single
+            else:
+                raise InputError(f"{where}: {kind} takes JSON objects with the fields {', '.join(known)}")
 
 
 def wait_for(job_ids: list[str], *, show: bool) -> list[Job]:

@@ -68,7 +68,7 @@ def adapt(
 ) -> tuple[Model, Reason | None]:
     """The model that the record speaks for, and why; the table's `choice` and None where it stands. `candidates` are
     the job's, of which only those within the strategy's bounds are looked at."""
-    ladder = {choice.id, *strategy.ladder(kind).values()}
+    ladder = {choice.id, *strategy.models[kind].values()}
     best = _best(choice, kind, strategy, ladder, candidates, statistics)
     if bucket(f"explore:{job_id}", 100) < EXPLORED_PERCENT:
         price = _list_price(choice)

@@ -30,10 +30,10 @@ def recommend(records: Mapping[str, Record], registry: Registry, strategies: Str
     def cost(model: Model) -> float:
         return per_call(model, known.get(model.id))
 
-    quality = registry.models[strategies["quality_optimized"].generate["high"]]
+    quality = registry.models[strategies["quality_optimized"].models["generate"]["high"]]
     if quality.id in known:
         quality = max(rated, key=lambda m: known[m.id].quality or 0, default=quality)
-    balanced = registry.models[strategies["balanced"].generate["general"]]
+    balanced = registry.models[strategies["balanced"].models["generate"]["general"]]
     if balanced.id in known:
         balanced = min(measured, key=lambda m: (known[m.id].misses(goals), cost(m)), default=balanced)
     return {"cost_leader": min(sound, key=cost).id, "quality_leader": quality.id, "balanced_choice": balanced.id}

@@ -2,9 +2,9 @@
 are data (`strategies.toml`)."""
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field
 
 from selection.data import Data
 
@@ -87,25 +87,16 @@ class Rung(Data):
         )
 
 
-class Rungs(Data):
-    """The rungs of each kind of job, in the order in which they are tried."""
+def _last_takes_all(rungs: tuple[Rung, ...]) -> tuple[Rung, ...]:
+    if rungs[-1].model_fields_set != {"level"}:
+        raise ValueError("the last rung takes all jobs that are left, so it has no condition")
+    return rungs
 
-    parse: tuple[Rung, ...] = Field(min_length=1)
-    generate: tuple[Rung, ...] = Field(min_length=1)
-    embed: tuple[Rung, ...] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _last_takes_all(self) -> Self:
-        for kind in ("parse", "generate", "embed"):
-            *_, last = getattr(self, kind)
-            if last.model_fields_set != {"level"}:
-                raise ValueError(f"{kind}: the last rung takes all jobs that are left, so it has no condition")
-        return self
+# of one kind of job, in the order in which they are tried
+Rungs = Annotated[tuple[Rung, ...], Field(min_length=1), AfterValidator(_last_takes_all)]
 
-    def level(self, facts: JobFacts, complexity: float) -> Level:
-        """The level of the first rung on which the job stands."""
-        rungs: tuple[Rung, ...] = getattr(self, facts.kind)
-        for rung in rungs[:-1]:
-            if rung.holds(facts, complexity):
-                return rung.level
-        return rungs[-1].level
+
+def level_of(rungs: tuple[Rung, ...], facts: JobFacts, complexity: float) -> Level:
+    """The level of the first rung on which the job stands."""
+    return next((rung.level for rung in rungs[:-1] if rung.holds(facts, complexity)), rungs[-1].level)

@@ -11,11 +11,11 @@ from datetime import date
 from selection.adaptive import Statistics, adapt
 from selection.errors import ModelNotAllowed, NothingFits
 from selection.reasons import Reason, by_rule
-from selection.registry import HEADER, Model, Registry, load_registry
-from selection.rules import JobFacts
+from selection.registry import HEADER, Model, ModelKind, Registry, load_registry
+from selection.rules import JobFacts, level_of
 from selection.settings import SelectionSettings, variable_of
 from selection.split import strategy_of_user
-from selection.strategies import MODEL_KIND, Strategies, Strategy, find_strategy
+from selection.strategies import Strategies, Strategy, find_strategy
 
 # The most input tokens that a provider can count for the job on a model.
 CountTokens = Callable[[Model], int]
@@ -52,14 +52,15 @@ def select(
     the prompt's size alone does not say whether they hold it; without it they count as holding it."""
     registry = registry or load_registry()
     plan = find_strategy(_strategy_name(facts, settings, strategy), strategies)
-    complexity = None if facts.kind == "embed" else plan.complexity.score(facts)
-    asked = _asked_for(facts, settings, registry)
+    chat = plan.kinds[facts.kind] == "chat"
+    complexity = plan.complexity.score(facts) if chat else None
+    asked = _asked_for(facts, settings, plan.kinds[facts.kind], registry)
     first, reason = asked or _by_rule(facts, settings, plan, complexity or 0, registry)
     chain = _chain(first, facts.kind, plan, registry)
     candidates, passed = _that_fit(chain, facts, registry, today, count)
     if candidates[0] is not first:
         reason = next(why for model, why in passed if model is first)
-    elif statistics is not None and asked is None and facts.kind != "embed":
+    elif statistics is not None and asked is None and chat:
         other, why = adapt(first, facts.kind, plan, candidates, statistics, job_id)
         if why is not None:
             reason = why
@@ -77,9 +78,10 @@ def _strategy_name(facts: JobFacts, settings: SelectionSettings, current: str | 
     return current or settings.model_selection_strategy
 
 
-def _asked_for(facts: JobFacts, settings: SelectionSettings, registry: Registry) -> tuple[Model, Reason] | None:
+def _asked_for(
+    facts: JobFacts, settings: SelectionSettings, kind: ModelKind, registry: Registry
+) -> tuple[Model, Reason] | None:
     """What the first voice says that speaks and is honoured, in SPEC 3's order; None if the rules decide."""
-    kind = MODEL_KIND[facts.kind]
     voices = (
         ("model", facts.requested_model, settings.enable_llm_model_override, Reason.REQUESTED_MODEL),
         (HEADER, facts.header_model, settings.enable_llm_model_header, Reason.HEADER_MODEL),
@@ -112,9 +114,9 @@ def _by_rule(
     facts: JobFacts, settings: SelectionSettings, strategy: Strategy, complexity: float, registry: Registry
 ) -> tuple[Model, str]:
     """The model of the rung that the job stands on, else the default."""
-    level = strategy.rungs.level(facts, complexity)
-    kind = MODEL_KIND[facts.kind]
-    if name := strategy.ladder(facts.kind).get(level):
+    level = level_of(strategy.rungs[facts.kind], facts, complexity)
+    kind = strategy.kinds[facts.kind]
+    if name := strategy.models[facts.kind].get(level):
         return registry.resolve(name, kind), by_rule(strategy.name, level)
     return registry.resolve(settings.llm_model_default, kind, "LLM_MODEL_DEFAULT"), Reason.DEFAULT_MODEL
 
@@ -122,11 +124,11 @@ def _by_rule(
 def _chain(first: Model, kind: str, strategy: Strategy, registry: Registry) -> tuple[Model, ...]:
     """The chosen model, the strategy's fallback, then what else is offered: other providers first, then the
     cheaper ones, none twice, premium ones only where the strategy uses such itself. Embeddings of two models
-    cannot be compared, so embed has no fallback."""
-    if kind == "embed":
+    cannot be compared, so what runs on them has no fallback."""
+    if strategy.kinds[kind] == "embedding":
         return (first,)
     fallback = registry.resolve(strategy.fallback[kind], "chat")
-    premium = any(registry.resolve(model, "chat").premium for model in strategy.ladder(kind).values())
+    premium = any(registry.resolve(model, "chat").premium for model in strategy.models[kind].values())
     others = sorted(
         (m for m in registry.offered("chat") if premium or not m.premium),
         key=lambda m: (m.provider == first.provider, m.rates.output, m.rates.input),

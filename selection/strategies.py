@@ -4,9 +4,9 @@ import tomllib
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from budget.money import usd_to_nano
 from db.once import once_per_environment
@@ -16,7 +16,6 @@ from selection.registry import ModelKind, Registry, load_registry
 from selection.rules import Complexity, Level, Rungs
 
 SHIPPED = Path(__file__).with_name("strategies.toml")
-MODEL_KIND: dict[str, ModelKind] = {"parse": "chat", "generate": "chat", "embed": "embedding"}
 # a reason, which has the strategy's name in it, must fit its column
 LONGEST_NAME = 32
 
@@ -30,23 +29,26 @@ class Goals(Data):
 
 
 class Strategy(Data):
-    """One strategy. `parse`, `generate` and `embed` map a level to a model id, `fallback` a kind of job."""
+    """One strategy. By kind of job: the kind of model that it runs on, the model id of each level, the model id to fall
+    back to (of chat jobs), and the rungs."""
 
     name: str = Field(pattern="^[a-z][a-z0-9_]*$", max_length=LONGEST_NAME)
     max_usd_per_generation: Decimal = Field(gt=0)
-    parse: dict[Level, str]
-    generate: dict[Level, str]
-    embed: dict[Level, str]
+    kinds: dict[str, ModelKind]
+    models: dict[str, dict[Level, str]]
     fallback: dict[str, str]
     complexity: Complexity
-    rungs: Rungs
+    rungs: dict[str, Rungs]
     goals: Goals
     offered: bool = True
 
-    def ladder(self, kind: str) -> dict[Level, str]:
-        """Level -> model id, for one kind of job."""
-        found: dict[Level, str] = getattr(self, kind)
-        return found
+    @model_validator(mode="after")
+    def _every_kind_is_everywhere(self) -> Self:
+        chat = {kind for kind, model in self.kinds.items() if model == "chat"}
+        for field, kinds in (("models", {*self.kinds}), ("rungs", {*self.kinds}), ("fallback", chat)):
+            if odd := kinds ^ {*getattr(self, field)}:
+                raise ValueError(f"{field}: is not about the same kinds of job as `kinds`: {', '.join(sorted(odd))}")
+        return self
 
     @cached_property
     def job_cap(self) -> int:
@@ -63,7 +65,7 @@ def parse_strategies(text: str, source: str, registry: Registry) -> Strategies:
         data: dict[str, Any] = tomllib.loads(text, parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{source}: not valid TOML: {error}") from None
-    shared = {name: data[name] for name in ("complexity", "rungs", "goals") if name in data}
+    shared = {name: data[name] for name in ("kinds", "complexity", "rungs", "goals") if name in data}
     strategies = {
         name: checked(Strategy, {**shared, "name": name, **entry}, source, "strategies", name)
         for name, entry in data.get("strategies", {}).items()
@@ -83,14 +85,19 @@ def _with_ids(strategy: Strategy, source: str, registry: Registry) -> Strategy:
                 raise DataError(f"{source}: strategies.{strategy.name}.{field}.{key}: {error}") from None
         return found
 
-    ladders = {kind: resolved(kind, strategy.ladder(kind), model_kind) for kind, model_kind in MODEL_KIND.items()}
-    return strategy.model_copy(update={**ladders, "fallback": resolved("fallback", strategy.fallback, "chat")})
+    models = {kind: resolved(f"models.{kind}", found, strategy.kinds[kind]) for kind, found in strategy.models.items()}
+    return strategy.model_copy(update={"models": models, "fallback": resolved("fallback", strategy.fallback, "chat")})
 
 
 @once_per_environment
 def load_strategies() -> Strategies:
     """The strategies that ship with Paymaster, by name, read once per process."""
     return parse_strategies(SHIPPED.read_text(encoding="utf-8"), SHIPPED.name, load_registry())
+
+
+def model_kind(kind: str) -> ModelKind:
+    """The kind of model that a kind of job runs on."""
+    return next(iter(load_strategies().values())).kinds[kind]
 
 
 def find_strategy(name: str, strategies: Strategies | None = None) -> Strategy:

@@ -9,7 +9,7 @@ parse = app.register_task(JobTask(Parse()))
 generate = app.register_task(JobTask(Generate()))
 embed = app.register_task(JobTask(Embed()))
 
-# by the name of the kind: whoever asks which kinds there are asks here
-KINDS = {task.kind.name: task for task in (parse, generate, embed)}
+# by the name of the kind: whoever asks which kinds there are asks here, the HTTP API and the command line too
+KINDS: dict[str, JobTask] = {task.kind.name: task for task in (parse, generate, embed)}
 
 __all__ = ["KINDS", "InvalidJob", "JobFailed", "embed", "generate", "parse"]

@@ -8,11 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from worker.kind import AnswerInvalid
 
 
-class _Answer(BaseModel):
+class StrictAnswer(BaseModel):
+    """What a model must answer holds its fields and nothing else."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class ParsedPosting(_Answer):
+class ParsedPosting(StrictAnswer):
     """A job posting as structured data."""
 
     company_name: str | None = Field(description="The company that hires, if it is named.")
@@ -31,7 +33,7 @@ class ParsedPosting(_Answer):
     confidence_score: float = Field(ge=0, le=1, description="How sure you are of this reading, 0 to 1.")
 
 
-class Experience(_Answer):
+class Experience(StrictAnswer):
     """One position in a CV."""
 
     title: str
@@ -40,7 +42,7 @@ class Experience(_Answer):
     highlights: list[str] = Field(description="What was achieved, fitted to the posting.")
 
 
-class Education(_Answer):
+class Education(StrictAnswer):
     """One degree or course in a CV."""
 
     institution: str
@@ -48,7 +50,7 @@ class Education(_Answer):
     period: str | None
 
 
-class CVContent(_Answer):
+class CVContent(StrictAnswer):
     """The content of a CV."""
 
     headline: str = Field(description="One line that says who applies.")
@@ -87,7 +89,5 @@ def _repaired(text: str) -> str:
 
 def _names(model: type[BaseModel]) -> set[str]:
     """The names that we gave: an unknown field's name is the answer's text."""
-    names = set(model.model_fields)
-    for nested in (Experience, Education) if model is CVContent else ():
-        names |= set(nested.model_fields)
-    return names
+    schema = model.model_json_schema()
+    return {name for part in (schema, *schema.get("$defs", {}).values()) for name in part["properties"]}

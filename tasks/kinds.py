@@ -1,10 +1,12 @@
-"""The three kinds of job: what each asks a provider for, and how it reads the answer."""
+"""The kinds of job: what each takes, what it asks a provider for, and how it reads the answer."""
 
 import json
+from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import count
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from pydantic import BaseModel
 from sqlalchemy import select
@@ -21,25 +23,16 @@ from tasks.vectors import split
 from worker.errors import InvalidJob
 from worker.kind import Answer, AnswerInvalid, ChatRequest, EmbedRequest, JobKind, Request, Vectors
 
-PARSE_TOKENS = 1000
-GENERATE_TOKENS = 2500
 # a character of a text takes at most so many bytes in the JSON of a message: \u0001
 MOST_BYTES_PER_CHAR = 6
+
+
+POSTING = "We look for a night baker in Porto. You knead, shape and bake; we pay fairly and close on Mondays."
 
 
 @cache
 def _schema(answer: type[BaseModel]) -> dict[str, Any]:
     return answer.model_json_schema()
-
-
-def _common(payload: Payload) -> dict[str, Any]:
-    return {
-        "api": payload.api,
-        "user_id": payload.user_id,
-        "strategy": payload.strategy,
-        "requested_model": payload.model,
-        "header_model": payload.x_llm_model,
-    }
 
 
 @cache
@@ -50,85 +43,141 @@ def _fixed_bytes(prompt: str, answer: type[BaseModel]) -> int:
     return len(system_message(prompt, "prompt", schema)) + len(json.dumps(schema)) + 200
 
 
-def _chat_request(
-    model: Model, prompt: str, data: dict[str, Any], answer: type[BaseModel], temperature: float, max_tokens: int
-) -> list[Request]:
-    schema = _schema(answer)
-    return [
-        ChatRequest(
-            system=system_message(prompt, model.json_by, schema),
-            user=user_message(data),
-            schema_name=answer.__name__,
-            schema=schema,
-            temperature=temperature,
-            max_tokens=min(max_tokens, model.max_output),
-        )
-    ]
+class Kind(JobKind):
+    """A kind of job whose payload is a `Payload`; its own fields may be given by position, in their order."""
 
+    payload_type: ClassVar[type[Payload]]
 
-class Parse(JobKind):
-    """Parse a job posting into structured data.
+    def __init_subclass__(cls) -> None:
+        if "payload_type" in vars(cls):
+            cls.positional = tuple(name for name in cls.payload_type.model_fields if name not in Payload.model_fields)
 
-    `parse.delay(job_description=…, company_name=…, role_title=…, user_id=…, api=…)`; the result is the posting
-    as a dict (see `ParsedPosting`) with `processing_metadata`."""
+    def payload(self, fields: dict[str, Any]) -> Any:
+        return check(self.name, self.payload_type, fields)
 
-    name = queue = "parse"
-    capped = True
-    positional = ("job_description", "company_name", "role_title")
-
-    def payload(self, fields: dict[str, Any]) -> ParsePayload:
-        return check(self.name, ParsePayload, fields)
-
-    def facts(self, payload: ParsePayload) -> JobFacts:
-        texts = (payload.job_description, payload.company_name or "", payload.role_title or "")
+    def facts(self, payload: Any) -> JobFacts:
         return JobFacts(
-            kind="parse",
-            words=count_words(payload.job_description),
-            prompt_bytes=_fixed_bytes(PARSE, ParsedPosting) + MOST_BYTES_PER_CHAR * sum(map(len, texts)),
-            answer_tokens=PARSE_TOKENS,
-            **_common(payload),
+            kind=self.name,
+            api=payload.api,
+            user_id=payload.user_id,
+            strategy=payload.strategy,
+            requested_model=payload.model,
+            header_model=payload.x_llm_model,
+            **self.looks(payload),
         )
 
-    def requests(self, payload: ParsePayload, model: Model) -> list[Request]:
-        data = payload.model_dump(include={"job_description", "company_name", "role_title"}, exclude_none=True)
-        return _chat_request(model, PARSE, data, ParsedPosting, temperature=0.1, max_tokens=PARSE_TOKENS)
+    @abstractmethod
+    def looks(self, payload: Any) -> dict[str, Any]:
+        """What the rungs of `strategies.toml` ask of a job of this kind: fields of `JobFacts`."""
 
-    def read(self, payload: ParsePayload, answer: Answer) -> tuple[dict[str, Any], float | None]:
-        parsed = read_answer(ParsedPosting, answer.content)
-        return {**parsed, "raw_job_description": payload.job_description}, parsed["confidence_score"]
+
+class ChatKind(Kind):
+    """A kind of job that is one call of a chat model: `prompt` is what the model is told, `answer` what it must answer.
+    A job that says nothing else becomes the answer, with `processing_metadata`."""
+
+    capped = True
+    prompt: ClassVar[str]
+    answer: ClassVar[type[BaseModel]]
+    temperature: ClassVar[float]
+    max_tokens: ClassVar[int]
+
+    @abstractmethod
+    def data(self, payload: Any) -> dict[str, Any]:
+        """What the model is given, as JSON in the user message, so that no text passes itself off as an instruction."""
+
+    def data_bytes(self, payload: Any) -> int:
+        """No less than the bytes of `data` as JSON in UTF-8."""
+        return len(json.dumps(self.data(payload)))
+
+    def facts(self, payload: Any) -> JobFacts:
+        size = _fixed_bytes(self.prompt, self.answer) + self.data_bytes(payload)
+        return replace(super().facts(payload), prompt_bytes=size, answer_tokens=self.max_tokens)
+
+    def requests(self, payload: Any, model: Model) -> list[Request]:
+        schema = _schema(self.answer)
+        return [
+            ChatRequest(
+                system=system_message(self.prompt, model.json_by, schema),
+                user=user_message(self.data(payload)),
+                schema_name=self.answer.__name__,
+                schema=schema,
+                temperature=self.temperature,
+                max_tokens=min(self.max_tokens, model.max_output),
+            )
+        ]
+
+    def read(self, payload: Any, answer: Answer) -> tuple[dict[str, Any], float | None]:
+        return read_answer(self.answer, answer.content), None
 
     def result(self, data: dict[str, Any], metadata: dict[str, Any]) -> dict[str, Any]:
         return {**data, "processing_metadata": metadata}
 
 
-class Generate(JobKind):
+class Parse(ChatKind):
+    """Parse a job posting into structured data.
+
+    `parse.delay(job_description=…, company_name=…, role_title=…, user_id=…, api=…)`; the result is the posting
+    as a dict (see `ParsedPosting`) with `processing_metadata`."""
+
+    name = "parse"
+    payload_type = ParsePayload
+    example: ClassVar[dict[str, Any]] = {
+        "job_description": POSTING, "company_name": "Forno", "role_title": "Baker", "user_id": 42, "api": "keywords",
+    }  # fmt: skip
+    prompt = PARSE
+    answer = ParsedPosting
+    temperature = 0.1
+    max_tokens = 1000
+
+    def looks(self, payload: ParsePayload) -> dict[str, Any]:
+        return {"words": count_words(payload.job_description)}
+
+    def data(self, payload: ParsePayload) -> dict[str, Any]:
+        return payload.model_dump(include={"job_description", "company_name", "role_title"}, exclude_none=True)
+
+    def data_bytes(self, payload: ParsePayload) -> int:
+        # not as JSON: a look takes a hundredth of the time, and submitting should cost nothing
+        texts = (payload.job_description, payload.company_name or "", payload.role_title or "")
+        return MOST_BYTES_PER_CHAR * sum(map(len, texts))
+
+    def read(self, payload: ParsePayload, answer: Answer) -> tuple[dict[str, Any], float | None]:
+        parsed = read_answer(ParsedPosting, answer.content)
+        return {**parsed, "raw_job_description": payload.job_description}, parsed["confidence_score"]
+
+
+class Generate(ChatKind):
     """Write the content of a CV for a posting.
 
     `generate.delay(job_data={"raw_job_description": …}, artifacts=[…], preferences={…}, user_id=…)`; a parse
     result fits as `job_data`. The result is `{"content": …, "processing_metadata": …}` (see `CVContent`)."""
 
-    name = queue = "generate"
-    capped = True
-    positional = ("job_data", "artifacts", "preferences")
+    name = "generate"
+    payload_type = GeneratePayload
+    example: ClassVar[dict[str, Any]] = {
+        "job_data": {"raw_job_description": POSTING},
+        "artifacts": [{"type": "experience", "title": "Baker", "organization": "Molino"}],
+        "preferences": {"tone": "creative"},
+        "user_id": 42,
+        "on_budget": "defer",
+    }
+    prompt = GENERATE
+    answer = CVContent
+    temperature = 0.3
+    max_tokens = 2500
 
-    def payload(self, fields: dict[str, Any]) -> GeneratePayload:
-        return check(self.name, GeneratePayload, fields)
+    def looks(self, payload: GeneratePayload) -> dict[str, Any]:
+        return {
+            "words": count_words(payload.description),
+            "artifacts": len(payload.artifacts),
+            "creative": payload.preferences.get("tone") == "creative",
+        }
 
-    def facts(self, payload: GeneratePayload) -> JobFacts:
-        return JobFacts(
-            kind="generate",
-            words=count_words(payload.description),
-            artifacts=len(payload.artifacts),
-            creative=payload.preferences.get("tone") == "creative",
-            prompt_bytes=_fixed_bytes(GENERATE, CVContent) + payload.json_bytes,
-            answer_tokens=GENERATE_TOKENS,
-            **_common(payload),
-        )
-
-    def requests(self, payload: GeneratePayload, model: Model) -> list[Request]:
+    def data(self, payload: GeneratePayload) -> dict[str, Any]:
         job_data = {name: value for name, value in payload.job_data.items() if name != "processing_metadata"}
-        data = {"job_data": job_data, "artifacts": payload.artifacts, "preferences": payload.preferences}
-        return _chat_request(model, GENERATE, data, CVContent, temperature=0.3, max_tokens=GENERATE_TOKENS)
+        return {"job_data": job_data, "artifacts": payload.artifacts, "preferences": payload.preferences}
+
+    def data_bytes(self, payload: GeneratePayload) -> int:
+        return payload.json_bytes
 
     def read(self, payload: GeneratePayload, answer: Answer) -> tuple[dict[str, Any], float | None]:
         content = read_answer(CVContent, answer.content)
@@ -138,22 +187,20 @@ class Generate(JobKind):
         return {"content": data, "processing_metadata": metadata}
 
 
-class Embed(JobKind):
+class Embed(Kind):
     """Turn texts into vectors.
 
     `embed.delay(texts=[…], use_case="similarity", user_id=…)`; the result is a list with one item per text:
     `embedding`, `model_used`, `dimensions`, `text_index`, `cost_share_usd`. A large job is cut into requests
     that a provider takes; its state is PROGRESS with `done` and `total` meanwhile."""
 
-    name = queue = "embed"
+    name = "embed"
+    payload_type = EmbedPayload
+    example: ClassVar[dict[str, Any]] = {"texts": ["bread", "rolls"], "use_case": "similarity", "user_id": 42}
     capped = False
-    positional = ("texts", "use_case")
 
-    def payload(self, fields: dict[str, Any]) -> EmbedPayload:
-        return check(self.name, EmbedPayload, fields)
-
-    def facts(self, payload: EmbedPayload) -> JobFacts:
-        return JobFacts(kind="embed", use_case=payload.use_case, **_common(payload))
+    def looks(self, payload: EmbedPayload) -> dict[str, Any]:
+        return {"use_case": payload.use_case}
 
     def requests(self, payload: EmbedPayload, model: Model) -> list[Request]:
         return [EmbedRequest(texts) for texts in cut_texts(payload.texts, model)]

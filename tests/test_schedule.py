@@ -1,7 +1,8 @@
 """What beat sends reaches its worker, whatever else goes on."""
 
 import celeryconfig
-from cli.stack import LEAST, QUEUES
+from cli.stack import LEAST
+from worker.queues import MAINTENANCE, QUEUES
 
 
 def test_clocks_that_are_seconds_apart_stop_no_maintenance() -> None:
@@ -14,4 +15,4 @@ def test_clocks_that_are_seconds_apart_stop_no_maintenance() -> None:
 
 def test_several_rounds_of_maintenance_can_run_at_once() -> None:
     """A report that takes a minute, and a mail server for each channel that does not answer."""
-    assert set(LEAST) == set(QUEUES) and LEAST["maintenance"] >= 8
+    assert set(LEAST) == set(QUEUES) and LEAST[MAINTENANCE] >= 8

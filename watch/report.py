@@ -172,7 +172,7 @@ def _saving(session: Session, day: str, cost: int) -> dict[str, Any]:
     rows = []
     legacy = find_strategy(LEGACY)
     for row in reports.counted_tokens(session, day):
-        ladder = legacy.ladder(row.kind)
+        ladder = legacy.models[row.kind]
         model = load_registry().models[ladder.get("general") or ladder["standard"]]
         usage = Usage(int(row.input), int(row.output), int(row.cached))
         # a long context is a matter of one call

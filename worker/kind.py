@@ -1,10 +1,11 @@
-"""What the runner must know about a kind of job. `tasks/` has one `JobKind` for parse, generate and embed."""
+"""What the runner must know about a kind of job. `tasks/` has the kinds."""
 
 import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from budget.money import Usage
@@ -72,9 +73,11 @@ class JobKind(ABC):
     """A kind of job: how its payload looks, what to ask a provider, and how to read the answer."""
 
     name: ClassVar[str]
-    queue: ClassVar[str]
     # whether the strategy's cap per generation applies
     capped: ClassVar[bool]
+    # what may be submitted, and an example of it
+    payload_type: ClassVar[type[BaseModel]]
+    example: ClassVar[dict[str, Any]]
     # the names of the fields, in the order in which they may be given by position
     positional: ClassVar[tuple[str, ...]]
 

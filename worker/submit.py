@@ -16,12 +16,12 @@ from db.writer import group_writer
 from selection.errors import CannotSelect
 from selection.registry import load_registry
 from selection.select import Selection
-from selection.strategies import MODEL_KIND
+from selection.strategies import model_kind
 from worker.choose import choose
 from worker.errors import InvalidJob
 from worker.kind import JobKind
+from worker.queues import queue_of
 
-PREMIUM_QUEUE = "generate-premium"
 LONGEST_ID = 64
 
 # built once: building it costs more than running it
@@ -65,13 +65,12 @@ def prepare(kind: JobKind, job_id: str, fields: dict[str, Any], *, due_in_s: flo
         raise InvalidJob(f"{kind.name}: a task id has 1 to {LONGEST_ID} printable characters")
     payload = kind.payload(fields)
     selection = _select(kind, payload, job_id)
-    premium = kind.name == "generate" and selection.candidates[0].premium
     due = utc_now() + timedelta(seconds=due_in_s)
     job = Job(
         id=job_id,
         kind=kind.name,
         state=JobState.QUEUED,
-        queue=PREMIUM_QUEUE if premium else kind.queue,
+        queue=queue_of(kind.name, premium=selection.candidates[0].premium),
         user_id=payload.user_id,
         api=payload.api,
         payload=payload.model_dump(mode="json", exclude_none=True),
@@ -89,7 +88,7 @@ def accept_invalid(kind: JobKind, job_id: str, sentence: str) -> None:
         return  # SQL cannot hold it; its sender learns why from the result
     place(
         Job(
-            id=job_id, kind=kind.name, state=JobState.FAILED, queue=kind.queue, payload={},
+            id=job_id, kind=kind.name, state=JobState.FAILED, queue=queue_of(kind.name), payload={},
             error_code="invalid", error=sentence, finished_at=utc_now(), due_at=None,
         ),
         again=True,
@@ -109,7 +108,7 @@ def _select(kind: JobKind, payload: Any, job_id: str) -> Selection:
     that is not honoured is not looked at, since anybody's client or proxy may send one."""
     try:
         if payload.model is not None:
-            load_registry().resolve(payload.model, MODEL_KIND[kind.name])
+            load_registry().resolve(payload.model, model_kind(kind.name))
         selection = choose(kind, payload, job_id)
     except CannotSelect as error:
         raise InvalidJob(f"{kind.name}: {error}") from None

@@ -26,8 +26,9 @@ from db.once import once_per_environment
 from db.session import read
 from tests.chaos.nursery import Child, Nursery
 from tests.integration.conftest import point_celery_at
+from worker.queues import QUEUES
 
-JOB_QUEUES = "parse,generate,generate-premium,embed"
+JOB_QUEUES = ",".join(QUEUES[:-1])
 POSTING = "A bakery in Porto looks for a night baker who can knead, shape and bake. Skills: dough, ovens, patience. "
 
 # The short forms' times. Leases and patience are shorter, so that nobody waits for them; what they mean is the same.

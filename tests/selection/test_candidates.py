@@ -73,7 +73,7 @@ def test_after_the_fallback_the_other_provider_comes_first() -> None:
 
 def test_premium_models_are_tried_only_where_the_strategy_uses_them() -> None:
     for kind, strategy, words, artifacts in EVERY:
-        uses_premium = OPUS in load_strategies()[strategy].ladder(kind).values()
+        uses_premium = OPUS in load_strategies()[strategy].models[kind].values()
         assert (OPUS in chain(kind, strategy, words=words, artifacts=artifacts)) == uses_premium
 
 

@@ -173,8 +173,9 @@ def test_the_strategies_load_and_legacy_is_not_offered() -> None:
     assert "legacy" in strategies
     for name, strategy in strategies.items():
         assert strategy.name == name
-        assert set(strategy.parse) == set(strategy.generate) == {"low", "general", "high"}
-        assert set(strategy.embed) == {"standard", "semantic"}
+        levels = {kind: {*ladder} for kind, ladder in strategy.models.items()}
+        chat = {"low", "general", "high"}
+        assert levels == {"parse": chat, "generate": chat, "embed": {"standard", "semantic"}}
         assert set(strategy.fallback) == {"parse", "generate"}
 
 
@@ -197,7 +198,7 @@ def test_repricing_a_model_is_two_lines_and_leaves_all_else(own_file: Path) -> N
     assert {name: model for name, model in registry.models.items() if name != "gpt-4o"} == {
         name: model for name, model in shipped.models.items() if name != "gpt-4o"
     }
-    assert load_strategies()["balanced"].parse["general"] == "gpt-4o"
+    assert load_strategies()["balanced"].models["parse"]["general"] == "gpt-4o"
 
 
 def test_a_new_model_of_a_new_provider_joins_the_shipped_ones(own_file: Path) -> None:
@@ -223,8 +224,9 @@ def test_a_file_may_replace_the_registry_and_then_holds_what_the_strategies_name
     assert set(load_strategies()) >= set(CAPS)
     assert load_registry().resolve("gpt-4o", "chat").id == "m-1"
     for strategy in load_strategies().values():
-        assert {*strategy.parse.values(), *strategy.generate.values(), *strategy.fallback.values()} == {"m-1"}
-        assert set(strategy.embed.values()) == {"v"}
+        ladders = {kind: {*ladder.values()} for kind, ladder in strategy.models.items()}
+        assert ladders == {"parse": {"m-1"}, "generate": {"m-1"}, "embed": {"v"}}
+        assert {*strategy.fallback.values()} == {"m-1"}
 
 
 @pytest.mark.parametrize(
@@ -278,9 +280,12 @@ BAD_STRATEGIES = [
     ("success = 0.95\nquality", "success = 95\nquality", "strategies.experimental.goals.success"),
     ("max_usd_per_generation = 0.15", "max_usd_per_generation = 0", "strategies.balanced.max_usd_per_generation"),
     ('parse = { low = "gpt-4o-mini", general = "gpt-4o", ', 'parse = { low = "gpt-4o-mini", general = "gpt-9", ',
-     "strategies.balanced.parse.general: model: 'gpt-9' is not"),
+     "strategies.balanced.models.parse.general: model: 'gpt-9' is not"),
     ("[strategies.legacy]", '[strategies."Old times"]', "strategies.Old times.name"),
     ("[complexity]", "[complexity", "not valid TOML"),
+    ('embed = "embedding"', 'embed = "chat"', "fallback: is not about the same kinds of job as `kinds`: embed"),
+    ('embed = "embedding"\n', "", "models: is not about the same kinds of job as `kinds`: embed"),
+    ('parse = "chat"', 'parse = "chat"\nsummarize = "chat"', "about the same kinds of job as `kinds`: summarize"),
 ]  # fmt: skip
 
 
