@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from api import schemas
 from api.problems import MEDIA_TYPE
-from selection.strategies import load_strategies
+from selection.strategies import offered
 from tasks import KINDS
 from worker.strategy import DEFAULT
 
@@ -63,7 +63,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
     _, own = models_json_schema([(model, "validation") for model in bodies], ref_template=REF)
     components = made.setdefault("components", {})
     components.setdefault("schemas", {}).update(own["$defs"])
-    components["schemas"]["NewSettings"]["properties"]["strategy"]["enum"] = [*load_strategies(), DEFAULT]
+    components["schemas"]["NewSettings"]["properties"]["strategy"]["enum"] = [*offered(), DEFAULT]
     components["securitySchemes"] = {
         "token": {"type": "http", "scheme": "bearer", "description": "A token of API_TOKENS, where there are any."}
     }

@@ -25,7 +25,7 @@ from selection.adaptive import Record
 from selection.errors import UnknownStrategy
 from selection.recommend import Recommendations, merged, recommend
 from selection.registry import load_registry
-from selection.strategies import load_strategies, model_kind
+from selection.strategies import load_strategies, model_kind, offered
 from worker.strategy import set_strategy, strategy_in_force
 
 WINDOW = timedelta(days=30)
@@ -112,7 +112,7 @@ def put_settings(caller: Admin, body: Body) -> Response:
     except ValidationError:
         raise Problem(422, "invalid", "field strategy: give its name, and nothing else", field="strategy") from None
     except UnknownStrategy as error:
-        raise Problem(422, "invalid", str(error), field="strategy", known=[*load_strategies()]) from None
+        raise Problem(422, "invalid", str(error), field="strategy", known=offered()) from None
     return answer(_settings())
 
 
@@ -120,7 +120,7 @@ def _settings() -> dict[str, Any]:
     registry = load_registry()
     return {
         "current_strategy": strategy_in_force(),
-        "available_strategies": [strategy.name for strategy in load_strategies().values() if strategy.offered],
+        "available_strategies": offered(),
         "available_models": {
             "chat": [model.id for model in registry.offered("chat")],
             "embedding": [model.id for model in registry.offered("embedding")],

@@ -116,9 +116,8 @@ async def sign_in(request: Request) -> Response:
         sentence = f"The token {token.name} may not read everything: it is bound to one user, or lacks the role read."
         return _page("sign-in.html", 403, to=to, refusal=sentence)
     answer = RedirectResponse(_inside(to), 303)
-    answer.set_cookie(
-        COOKIE, make_session(token), HOLDS_S, httponly=True, samesite="strict", secure=_is_secure(request)
-    )
+    # lax: links of mail and of Flower are followed signed in; it opens GET only, and what changes asks where it is from
+    answer.set_cookie(COOKIE, make_session(token), HOLDS_S, httponly=True, samesite="lax", secure=_is_secure(request))
     return answer
 
 
@@ -127,7 +126,7 @@ def sign_out(request: Request) -> Response:
     """Forget the session."""
     _from_our_own_page(request)
     answer = RedirectResponse("/sign-in/", 303)
-    answer.delete_cookie(COOKIE, httponly=True, samesite="strict", secure=_is_secure(request))
+    answer.delete_cookie(COOKIE, httponly=True, samesite="lax", secure=_is_secure(request))
     return answer
 
 

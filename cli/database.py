@@ -25,17 +25,19 @@ def upgrade(as_json: Json = False) -> None:
 
 @app.command()
 def prune(
-    days: Annotated[int, typer.Option(min=1, max=36_500, help="Of jobs that ended more than so many days ago.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many jobs that would be.")] = False,
+    days: Annotated[int, typer.Option(min=1, max=36_500, help="Of what ended more than so many days ago.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many that would be.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove prompts, results and error texts of old jobs; what they cost, and every figure, stays."""
+    """Remove prompts, results and error texts of old jobs, and old alerts; what was paid, and every figure, stays."""
+    from cli import output
     from cli.output import console, print_json
     from db import retention
 
-    jobs = retention.prunable(days) if dry_run else retention.prune(days)
+    jobs, alerts = retention.prunable(days) if dry_run else (retention.prune(days), retention.prune_alerts(days))
     if as_json:
-        print_json({"days": days, "jobs": jobs, "dry_run": dry_run})
+        print_json({"days": days, "jobs": jobs, "alerts": alerts, "dry_run": dry_run})
     else:
-        was = "would be" if dry_run else "were"
-        console.print(f"The inputs and results of {jobs} jobs {was} removed.", highlight=False)
+        were = "would be" if dry_run else "were"
+        what = f"The inputs and results of {output.counted(jobs, 'job')}, and {output.counted(alerts, 'alert')},"
+        console.print(f"{what} {were} removed.", highlight=False)

@@ -3,12 +3,14 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cli import alerts, budget, database, strategy
-from cli.stack import StackError, use_running_stack
+from cli.refusals import refusal
+from cli.stack import use_running_stack
+from worker.queues import OF_KINDS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,6 +22,7 @@ app = typer.Typer(
 jobs_app = typer.Typer(help="List the latest jobs.")
 app.add_typer(jobs_app, name="jobs")
 
+KINDS = f"{', '.join(OF_KINDS)}."
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -51,7 +54,7 @@ def up(
 
 @app.command()
 def submit(
-    kind: Annotated[str, typer.Argument(help="parse, generate or embed.")],
+    kind: Annotated[str, typer.Argument(help=KINDS)],
     paths: Annotated[list[str], typer.Argument(help="Text, JSON and JSONL files, folders, or - for stdin.")],
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the results and print them.")] = False,
     user: Annotated[str | None, typer.Option(help="The user the jobs are for.")] = None,
@@ -93,7 +96,7 @@ def jobs(
     state: Annotated[
         str | None, typer.Option(help="queued, running, waiting, deferred, succeeded, failed, cancelled.")
     ] = None,
-    kind: Annotated[str | None, typer.Option(help="parse, generate or embed.")] = None,
+    kind: Annotated[str | None, typer.Option(help=KINDS)] = None,
     user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
     api: Annotated[str | None, typer.Option(help="Only this API's.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most this many.")] = 50,
@@ -276,31 +279,6 @@ def api_token(
     make_api_token(name, role or ["submit"], user, as_json=as_json)
 
 
-def _refusal(error: Exception) -> str | None:
-    """One sentence for an error that people cause or can mend; None for a fault of the program."""
-    from kombu.exceptions import OperationalError as BrokerError
-    from sqlalchemy.exc import OperationalError, ProgrammingError
-
-    from budget.correct import StillCalling
-    from budget.errors import LedgerError
-    from budget.limits import LimitError
-    from cli.inputs import InputError
-    from db.environment import SettingsError
-    from selection.data import DataError
-    from selection.errors import CannotSelect
-    from worker.again import NotOver
-    from worker.errors import InvalidJob
-
-    ours: tuple[Any, ...] = (StackError, InputError, SettingsError, DataError, CannotSelect, InvalidJob)
-    if isinstance(error, (*ours, LedgerError, LimitError, NotOver, StillCalling)):
-        return str(error)
-    if isinstance(error, BrokerError):
-        return "the broker cannot be reached; is the stack up, and CELERY_BROKER_URL or REDIS_URL right?"
-    if isinstance(error, (OperationalError, ProgrammingError)):
-        return "the database cannot be used; is the stack up, and DATABASE_URL right?"
-    return None
-
-
 def main() -> None:
     """Run the command line; an error that people can mend is one sentence and exit status 1."""
     if not {"up", "demo", "simulator", "api-token"} & set(sys.argv[1:2]):
@@ -310,7 +288,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        if (sentence := _refusal(error)) is None:
+        if (sentence := refusal(error)) is None:
             raise
         print(f"paymaster: {sentence}", file=sys.stderr)
         sys.exit(1)

@@ -70,9 +70,13 @@ def check_models(*, as_json: bool) -> int:
     elif not findings:
         console.print("The registry and litellm's price map agree.")
     else:
-        columns = ("model", "finding", "field", "registry", "litellm")
-        rows = [["-" if found[name] is None else found[name] for name in columns] for found in findings]
-        console.print(output.table("To look at", columns, rows, right=columns[3:]))
+        columns: tuple[str, ...] = ("model", "finding", "field", "registry", "litellm")
+        rows = [["-" if found[name] is None else str(found[name]) for name in columns] for found in findings]
+        if console.width < output.WIDE:
+            # two lines a finding: litellm's names are long
+            rows = [[model, finding, field, f"{ours}\n{theirs}"] for model, finding, field, ours, theirs in rows]
+            columns = (*columns[:3], "registry\nlitellm")
+        console.print(output.table("To look at", columns, rows))
     return 1 if findings else 0
 
 

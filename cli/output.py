@@ -43,7 +43,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], rig
         made.add_column(name, justify="right" if name in right else "left", overflow="fold")
     for row in rows:
         made.add_row(*(str(cell) for cell in row))
+    if not made.rows:
+        made.title, made.show_header, made.box = f"{title}: none", False, None
     return made
+
+
+def counted(number: int, what: str) -> str:
+    """`1 job`, `2 jobs`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def state_text(state: str) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ SKEWED_S, WRONG_S = 2.0, 30.0
 SWEEP_LATE_S = 60
 # what the sweeper publishes again is due at most so late
 OVERDUE_S = 60
+# the rollup comes twice an hour
+ROLLED_UP_WITHIN = timedelta(hours=2)
 
 
 def now() -> float:
@@ -183,12 +186,14 @@ def database() -> Iterator[Finding]:
 
 
 def _rows() -> Iterator[Finding]:
-    from datetime import timedelta
-
+    from db import rounds
     from db.models import Attempt, CostBasis, Delivery, Job, JobState, utc_now
     from db.session import read
 
     with read() as session:
+        rolled_up = rounds.last(session, rounds.ROLLUP)
+        missed = Attempt.settled_at.between(rolled_up, utc_now() - ROLLED_UP_WITHIN)
+        not_added = session.scalar(select(Attempt.id).where(missed).limit(1)) is not None
         waits = Job.state.in_((JobState.QUEUED, JobState.WAITING))
         late = session.scalar(select(func.count()).where(waits, Job.due_at < utc_now() - timedelta(seconds=OVERDUE_S)))
         unknown, charged = session.execute(
@@ -198,6 +203,11 @@ def _rows() -> Iterator[Finding]:
         given_up = session.scalar(
             select(func.count()).select_from(Delivery).where(Delivery.due_at.is_(None), Delivery.sent_at.is_(None))
         )
+    if not_added:
+        yield warning(
+            "rollup", "calls of hours ago are not added up yet: figures of days and reports are behind",
+            "It runs at 7 and 37 past each hour; the log of the worker of `maintenance` says which day fails.",
+        )  # fmt: skip
     if late:
         yield warning(
             "jobs", f"{late} are overdue: nobody took them in time",

@@ -25,12 +25,12 @@ SPOOL_LATE_S = 60
 
 def settings() -> Iterator[Finding]:
     """Every variable, and those that contradict each other."""
-    from cli.stack import _settings_classes
+    from cli.shared import settings_classes
     from db.settings import DatabaseSettings
     from worker.checks import check_settings
 
     faults: dict[str, None] = {}
-    classes: list[type[BaseSettings]] = [*_settings_classes(), DatabaseSettings]
+    classes: list[type[BaseSettings]] = [*settings_classes(), DatabaseSettings]
     for one in classes:
         try:
             read_settings(one)

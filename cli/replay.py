@@ -155,14 +155,18 @@ def run_replay(
     if as_json:
         print_json({"against": against, "answer_tokens": answers, "rows": rows})
         return 1 if refused else 0
-    columns = ("strategy or model", "tokens", "input", "output", "USD per 1000", f"saving against {against}", "models")
+    # names of models fold where there is no room for them; `--json` has them all
+    shown = 7 if console.width >= output.WIDE else 6
+    columns = ("strategy or model", "tokens", "input", "output", "USD per 1000", f"saving against {against}", "models")[
+        :shown
+    ]
     table = [
         (
             row["name"], row["tokens_per_generation"], row["input_tokens_per_generation"],
             row["output_tokens_per_generation"], f"{row['usd_per_1000_generations']:,.2f}",
             "-" if row["saving"] is None else f"{row['saving']:.1%}",
             ", ".join(f"{model} {count}" for model, count in row["models"].items()),
-        )
+        )[:shown]
         for row in rows
     ]  # fmt: skip
     generations = rows[0]["generations"]

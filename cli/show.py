@@ -94,7 +94,8 @@ def show_jobs(
         if as_json:
             print_json([views.job_row(job) for job in found])
         else:
-            console.print(output.jobs_table(found, f"{len(found)} jobs, newest first"))
+            title = f"{output.counted(len(found), 'job')}, newest first" if found else "Jobs"
+            console.print(output.jobs_table(found, title))
 
 
 def show_strategies(*, days: int, as_json: bool) -> None:

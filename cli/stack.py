@@ -15,15 +15,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, Self
 
 import redis
 
 from cli.flower import flower_auth
+from cli.shared import settings_names
 from worker.queues import MAINTENANCE, QUEUES
-
-if TYPE_CHECKING:
-    from pydantic_settings import BaseSettings
 
 # how many of its tasks must be able to run at once: the sweeper waits neither for a report nor for a mail server
 LEAST = dict.fromkeys(QUEUES, 1) | {MAINTENANCE: 8}
@@ -268,32 +266,6 @@ def _port_of(variable: str) -> int:
 def has_provider_key() -> bool:
     """Whether the environment holds a key of a real provider."""
     return any(os.environ.get(key) for key in PROVIDER_KEYS)
-
-
-def _settings_classes() -> tuple[type["BaseSettings"], ...]:
-    from api.settings import ApiSettings
-    from budget.settings import BreakerSettings, BudgetSettings
-    from selection.settings import SelectionSettings
-    from watch.settings import AlertSettings
-    from worker.settings import WatchSettings, WorkerSettings
-
-    return (
-        AlertSettings, ApiSettings, BreakerSettings, BudgetSettings, SelectionSettings, WatchSettings, WorkerSettings,
-    )  # fmt: skip
-
-
-def settings_names() -> set[str]:
-    """The variables that all processes of a stack, and the commands beside it, must agree on."""
-    return {name.upper() for settings in _settings_classes() for name in settings.model_fields} - {
-        "REDIS_URL",
-        "METRICS_PORT",
-    }
-
-
-def secret_names() -> set[str]:
-    """Those of them that are shown to nobody."""
-    fields = [item for settings in _settings_classes() for item in settings.model_fields.items()]
-    return {name.upper() for name, field in fields if "SecretStr" in str(field.annotation)}
 
 
 def _lock(home: Path) -> IO[str] | None:

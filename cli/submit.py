@@ -50,7 +50,7 @@ def run_submit(kind: str, paths: list[str], options: Options, *, wait: bool, as_
     if as_json:
         print_json([_as_json(where, job_id, wait) for where, job_id in accepted])
     elif wait and accepted:
-        console.print(output.jobs_table(found, f"{len(found)} jobs"))
+        console.print(output.jobs_table(found, output.counted(len(found), "job")))
         if len(found) == 1 and found[0].result is not None:
             console.print_json(json.dumps(found[0].result))
     else:

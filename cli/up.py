@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cli.flower import flower_auth
 from cli.output import console, print_json
-from cli.stack import Stack, has_provider_key, secret_names
+from cli.shared import secret_names
+from cli.stack import Stack, has_provider_key
 
 
 def interrupt_on_sigterm() -> None:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Float, Row, case, cast, func, select
+from sqlalchemy import Row, case, func, select
 from sqlalchemy.orm import Session
 
 from db.models import Attempt, CostBasis
+from db.percentiles import rank, within
 from db.statistics import NOT_THE_MODELS
 
 # the prompt's doing, which says nothing of the model either
@@ -26,17 +27,14 @@ def of_models(session: Session, since: datetime) -> Sequence[Row[Any]]:
         .where(Attempt.settled_at >= since, Attempt.success.is_not(None), counts, _NOT_BY_HAND)
         .subquery()
     )
-    within = (calls.c.model_name, calls.c.timed)
-    rank = func.cume_dist().over(partition_by=within, order_by=calls.c.processing_time_ms).label("rank")
-    ranked = select(calls, rank).subquery()
-    slow_enough = ranked.c.timed & (cast(ranked.c.rank, Float) >= 0.95)
+    ranked = select(calls, rank(calls.c.processing_time_ms, (calls.c.model_name, calls.c.timed))).subquery()
     return session.execute(
         select(
             ranked.c.model_name,
             func.count().label("calls"),
             func.sum(case((ranked.c.success, 0), else_=1)).label("failed"),
             func.sum(case((ranked.c.timed, 1), else_=0)).label("timed"),
-            func.min(case((slow_enough, ranked.c.processing_time_ms))).label("p95_ms"),
+            within(95, ranked, ranked.c.processing_time_ms, ranked.c.timed).label("p95_ms"),
         ).group_by(ranked.c.model_name)
     ).all()
 

@@ -5,11 +5,12 @@ from collections.abc import Collection, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, case, func, literal, select
+from sqlalchemy import ColumnElement, Row, case, func, literal, select, true
 from sqlalchemy.orm import Session
 
 from db import rounds
 from db.models import Attempt, AttemptState, Change, CostBasis, DailyCost, Job, JobState, Report
+from db.percentiles import rank, within
 from db.rollup import days_since
 from db.statistics import NOT_THE_MODELS
 
@@ -91,21 +92,15 @@ def _name(by: Any) -> Any:
 
 def _times(session: Session, day: str, by: Any, names: Collection[str]) -> dict[str, dict[str, int]]:
     name = _name(by)
-    group: dict[str, Any] = {} if by is None else {"partition_by": name}
-    timed = select(
-        name.label("name"),
-        Attempt.processing_time_ms.label("ms"),
-        func.row_number().over(**group, order_by=Attempt.processing_time_ms).label("place"),
-        func.count().over(**group).label("of"),
-    ).where(Attempt.budget_day == day, Attempt.success.is_(True), Attempt.processing_time_ms.is_not(None))
+    time = Attempt.processing_time_ms
+    timed = select(name.label("name"), time.label("ms"), rank(time, () if by is None else (name,))).where(
+        Attempt.budget_day == day, Attempt.success.is_(True), time.is_not(None)
+    )
     if by is not None:
         timed = timed.where(name.in_(names))
     rows = timed.subquery()
-
-    def within(percent: int) -> Any:
-        return func.min(case((rows.c.place * 100 >= rows.c.of * percent, rows.c.ms)))
-
-    found = session.execute(select(rows.c.name, within(50), within(95)).group_by(rows.c.name))
+    shares = (within(percent, rows, rows.c.ms, true()) for percent in (50, 95))
+    found = session.execute(select(rows.c.name, *shares).group_by(rows.c.name))
     return {name: {"p50_ms": p50, "p95_ms": p95} for name, p50, p95 in found}
 
 

@@ -1,5 +1,6 @@
 """What people sent and what they got is removed some time after their jobs have ended. The rows stay: what was
-paid, for whom, on which model and why, the keys of idempotency, and everything that is added up from them."""
+paid, for whom, on which model and why, the keys of idempotency, and everything that is added up from them. Alerts that
+are long over go as well; what was changed by hand is the record of who did so, and stays."""
 
 import time
 from datetime import datetime, timedelta
@@ -8,7 +9,7 @@ from typing import Any, cast
 from sqlalchemy import CursorResult, delete, func, null, select, update
 from sqlalchemy.orm import Session
 
-from db.models import IS_WHOLE, Attempt, Job, JobState, JobVectors, utc_now
+from db.models import IS_WHOLE, Alert, Attempt, Delivery, Job, JobState, JobVectors, utc_now
 from db.session import read, write
 
 # what one transaction takes, so that nobody waits long for its locks, and how long others go first then
@@ -42,10 +43,21 @@ def prune(days: int) -> int:
         time.sleep(PAUSE_S)
 
 
-def prunable(days: int) -> int:
-    """How many jobs `prune` would take now."""
+def prune_alerts(days: int) -> int:
+    """Remove alerts that are over since more than `days` days, with their deliveries; how many."""
+    with write() as session:
+        old = select(Alert.id).where(Alert.cleared_at < _before(days))
+        session.execute(delete(Delivery).where(Delivery.alert_id.in_(old)))
+        done = session.execute(delete(Alert).where(Alert.cleared_at < _before(days)))
+    return cast("CursorResult[Any]", done).rowcount
+
+
+def prunable(days: int) -> tuple[int, int]:
+    """How many jobs `prune`, and how many alerts `prune_alerts` would take now."""
     with read() as session:
-        return session.scalar(select(func.count()).select_from(Job).where(*_old(_before(days)))) or 0
+        jobs = select(func.count()).select_from(Job).where(*_old(_before(days)))
+        alerts = select(func.count()).select_from(Alert).where(Alert.cleared_at < _before(days))
+        return session.scalar(jobs) or 0, session.scalar(alerts) or 0
 
 
 def _before(days: int) -> datetime:

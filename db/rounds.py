@@ -1,5 +1,7 @@
 """Rounds of maintenance that may be missed, and go on from where the last one that ended well was begun."""
 
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -9,12 +11,39 @@ from sqlalchemy.orm import Session
 
 from db.models import Round, utc_now
 
+logger = logging.getLogger(__name__)
 ROLLUP, ALERTS, REPORT = "rollup", "alerts", "report"
 
 NEVER = datetime(2000, 1, 1, tzinfo=UTC)
 # How long it may take from the moment that a row names to its commit, and how far the clocks of two machines may be
 # apart. What changed in there is looked at once more, which does no harm.
 MARGIN = timedelta(hours=1)
+
+
+class DaysFailed(Exception):
+    """Some days of a round could not be done; the others were. The message names them. The round is not complete, so
+    the next one tries them again, and `paymaster doctor` sees that they are behind."""
+
+    def __init__(self, days: Sequence[str]) -> None:
+        super().__init__(f"could not be done, the log says why: {', '.join(days)}")
+
+
+def each_day(days: Iterable[str], do: Callable[[str], object]) -> list[str]:
+    """Do something for each of these days, and return those for which it said something true. One that fails stops no
+    other: it is logged, and `DaysFailed` names it when all are through."""
+    done, failed = [], []
+    for day in days:
+        try:
+            if do(day):
+                done.append(day)
+        except Exception as error:
+            # its words may quote a row
+            logger.error("day %s could not be done: %s", day, type(error).__name__)
+            failed.append(day)
+    if failed:
+        raise DaysFailed(failed)
+    return done
+
 
 _ROUNDS = cast("Table", Round.__table__)
 

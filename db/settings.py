@@ -17,7 +17,10 @@ class DatabaseSettings(BaseSettings):
         60, ge=0, le=86_400, description="The longest that PostgreSQL may work on one statement; 0 is no limit."
     )
     retention_days: int = Field(
-        0, ge=0, le=36_500, description="After so many days prompts and results of jobs are removed; 0: never."
+        0,
+        ge=0,
+        le=36_500,
+        description="After so many days prompts, results and alerts are removed; 0: never.",
     )
 
     @property

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Float, Row, case, cast, func, select
+from sqlalchemy import Row, case, func, select
 from sqlalchemy.orm import Session
 
 from db.models import Attempt, AttemptState, Job, JobState
+from db.percentiles import rank, within
 
 # what says nothing of the model that was called
 NOT_THE_MODELS = ("late_record", "runner_lost", "shutdown", "not_sent")
@@ -107,14 +108,11 @@ def performance(session: Session, since: datetime, group: Any) -> Sequence[Row[A
 
 
 def _rank(rows: Any, group: tuple[Any, ...]) -> Any:
-    """Which share of its group's successful calls took no longer than this one."""
-    within = (*group, rows.c.success)
-    return func.cume_dist().over(partition_by=within, order_by=rows.c.processing_time_ms).label("rank")
+    return rank(rows.c.processing_time_ms, (*group, rows.c.success))
 
 
 def _p95(ranked: Any) -> Any:
-    """The shortest time that 95 % of the successful calls stayed within."""
-    return func.min(case((ranked.c.success & (cast(ranked.c.rank, Float) >= 0.95), ranked.c.processing_time_ms)))
+    return within(95, ranked, ranked.c.processing_time_ms, ranked.c.success)
 
 
 def _sum_of(condition: Any, value: Any) -> Any:

@@ -100,10 +100,15 @@ def model_kind(kind: str) -> ModelKind:
     return next(iter(load_strategies().values())).kinds[kind]
 
 
+def offered(strategies: Strategies | None = None) -> list[str]:
+    """The names to choose from. The others are there to compare with, for who knows their names."""
+    return [strategy.name for strategy in (strategies or load_strategies()).values() if strategy.offered]
+
+
 def find_strategy(name: str, strategies: Strategies | None = None) -> Strategy:
-    """The strategy of that name; `UnknownStrategy` lists the names there are."""
+    """The strategy of that name; `UnknownStrategy` lists those that are offered."""
     strategies = strategies or load_strategies()
     if name not in strategies:
         shown = name[:60] if name.isprintable() else "the given name"
-        raise UnknownStrategy(f"strategy: {shown!r} is unknown; known: {', '.join(strategies)}")
+        raise UnknownStrategy(f"strategy: {shown!r} is unknown; known: {', '.join(offered(strategies))}")
     return strategies[name]

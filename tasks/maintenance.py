@@ -39,13 +39,17 @@ def report() -> Any:
 
 @app.task(name="maintenance.prune", ignore_result=True)
 def prune() -> int:
-    """Remove prompts and results of jobs that ended more than RETENTION_DAYS ago. Returns how many jobs."""
+    """Remove prompts and results of jobs, and alerts, that ended RETENTION_DAYS ago. Returns how many jobs."""
     from db.environment import read_settings
     from db.retention import prune as prune_old
+    from db.retention import prune_alerts
     from db.settings import DatabaseSettings
 
     days = read_settings(DatabaseSettings).retention_days
-    return prune_old(days) if days else 0
+    if not days:
+        return 0
+    prune_alerts(days)
+    return prune_old(days)
 
 
 @app.task(name="maintenance.alert", ignore_result=True)

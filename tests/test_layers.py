@@ -44,9 +44,9 @@ def test_only_the_gateway_imports_litellm() -> None:
 
 def test_the_page_of_settings_is_generated_and_holds_every_class() -> None:
     assert page() == FILE.read_text(), "make docs"
-    from cli.stack import _settings_classes
+    from cli.shared import settings_classes
 
-    assert set(CLASSES.values()) == {*_settings_classes(), DatabaseSettings}
+    assert set(CLASSES.values()) == {*settings_classes(), DatabaseSettings}
 
 
 def test_the_readme_names_settings_that_exist() -> None:

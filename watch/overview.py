@@ -15,6 +15,7 @@ from budget.settings import BudgetSettings
 from db import alerts, overview, standing
 from db.environment import read_settings
 from db.models import Attempt, Job, JobState, utc_now
+from db.percentiles import nearest
 from db.session import read
 from db.statistics import NOT_THE_MODELS
 from selection.registry import load_registry
@@ -242,9 +243,8 @@ def _record(calls: list[Any]) -> dict[str, Any]:
         "calls_succeeded": sum(bool(call.success) for call in calls),
         "calls_failed": sum(call.success is False and call.error_code not in NOT_THE_MODELS for call in calls),
         "quality": sum(scores) / len(scores) if scores else None,
-        # the shortest times that so many of 100 stayed within
-        "p50_ms": times[-(-len(times) * 50 // 100) - 1] if times else None,
-        "p95_ms": times[-(-len(times) * 95 // 100) - 1] if times else None,
+        "p50_ms": nearest(50, times),
+        "p95_ms": nearest(95, times),
     }
 
 

@@ -75,7 +75,8 @@ def stored(day: date) -> dict[str, Any] | None:
 
 def write_due(now: float | None = None) -> list[str]:
     """Write the reports that are due, oldest first; returns their days. Due is each of the last days that is over and
-    had calls, if it has no report, or one whose figures are no longer true. May run at any time, anywhere, again."""
+    had calls, if it has no report, or one whose figures are no longer true. May run at any time, anywhere, again.
+    `DaysFailed` if one could not be written; the others are."""
     now = time.time() if now is None else now
     begun = datetime.fromtimestamp(now, UTC)
     days = [(today(now) - timedelta(days=ago)).isoformat() for ago in range(LOOK_BACK_DAYS, 0, -1)]
@@ -92,7 +93,7 @@ def write_due(now: float | None = None) -> list[str]:
             return day in touched or kept[day].figures["open_jobs"] != waiting.get(day, 0)
 
         due = [day for day in days if is_due(day)]
-    written = [day for day in due if _write(date.fromisoformat(day), now)]
+    written = rounds.each_day(due, lambda day: _write(date.fromisoformat(day), now))
     with write() as session:
         rounds.complete(session, rounds.REPORT, begun)
     return written

@@ -157,7 +157,7 @@ def test_the_strategy_is_changed_for_all_and_who_did_so_is_kept(tokens: Tokens) 
         )  # fmt: skip
         unknown = problem_of(admin.put("/api/v1/models/settings/", json={"strategy": "best"}), 422)
         assert unknown["field"] == "strategy"
-        assert unknown["known"] == ["cost_optimized", "balanced", "quality_optimized", "experimental", "legacy"]
+        assert unknown["known"] == ["cost_optimized", "balanced", "quality_optimized", "experimental"]
         for body in ({}, {"strategy": 7}, {"strategy": "balanced", "more": 1}, {"strategy": None}):
             problem_of(admin.put("/api/v1/models/settings/", json=body), 422)
         assert (

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from cli.stack import secret_names, settings_names
+from cli.shared import secret_names, settings_names
 from db import alerts
 from db.alerts import AlertKind, Notice
 from db.once import once_per_environment

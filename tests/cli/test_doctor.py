@@ -190,6 +190,7 @@ def test_what_rows_say_of_trouble() -> None:
         id="j:1", job_id="j", number=1, state=AttemptState.UNKNOWN, model_name="gpt-4o", provider="openai",
         task_type="parse", strategy="balanced", reason="r", budget_day="2026-01-01", budget_month="2026-01",
         reserved_nano=10**9, cost_nano=10**9, cost_basis=CostBasis.RESERVATION,
+        settled_at=utc_now() - timedelta(hours=3),
     )  # fmt: skip
     alert = Alert(kind="budget", subject="daily", period="2026-01-01", threshold="1", message="m")
     with write() as session:
@@ -202,7 +203,7 @@ def test_what_rows_say_of_trouble() -> None:
         session.get_one(Delivery, (alert.id, "webhook")).due_at = None
         session.get_one(Job, "j").due_at = utc_now() - timedelta(minutes=5)
     assert found(probes.database) == {
-        ("ok", "database"), ("warning", "jobs"), ("warning", "costs"), ("warning", "alerts"),
+        ("ok", "database"), ("warning", "rollup"), ("warning", "jobs"), ("warning", "costs"), ("warning", "alerts"),
     }  # fmt: skip
 
 

@@ -9,8 +9,8 @@ from sqlalchemy import event, func, select
 
 import db.retention
 from db import jobs
-from db.models import Attempt, AttemptState, CostBasis, DailyCost, Job, JobState, JobVectors, utc_now
-from db.retention import prunable, prune
+from db.models import Alert, Attempt, AttemptState, CostBasis, DailyCost, Delivery, Job, JobState, JobVectors, utc_now
+from db.retention import prunable, prune, prune_alerts
 from db.rollup import roll_up_day
 from db.session import engine, read, write
 
@@ -61,11 +61,11 @@ def test_only_jobs_that_ended_long_ago_are_emptied() -> None:
     # as if a job that is not over had a time at which it ended
     add("odd", JobState.RUNNING, ended_days_ago=40)
     everything = whole()
-    assert prunable(30) == len(FINAL)
+    assert prunable(30) == (len(FINAL), 0)
     assert whole() == everything
     assert prune(30) == len(FINAL)
     assert everything - whole() == {f"old-{state}" for state in FINAL}
-    assert (prunable(30), prune(30)) == (0, 0)
+    assert (prunable(30), prune(30)) == ((0, 0), 0)
 
 
 def test_what_was_paid_and_for_whom_stays() -> None:
@@ -123,3 +123,21 @@ def test_a_job_that_somebody_holds_keeps_nobody_waiting() -> None:
     with read() as session:
         again = session.get_one(Job, "j1")
         assert (again.state, again.payload) == ("queued", {"job_description": SECRET})
+
+
+def test_alerts_that_are_long_over_go_with_their_deliveries() -> None:
+    for number, cleared_days_ago in enumerate((40, 20, None), start=1):
+        ended = None if cleared_days_ago is None else utc_now() - timedelta(days=cleared_days_ago)
+        key = {"kind": "budget", "subject": "daily", "period": f"2026-11-{number:02}", "threshold": "0.8"}
+        with write() as session:
+            session.add(
+                Alert(id=number, message="m", created_at=utc_now() - timedelta(days=50), cleared_at=ended, **key)
+            )
+            session.flush()
+            session.add(Delivery(alert_id=number, channel="log"))
+    assert prunable(30) == (0, 1)
+    assert prune_alerts(30) == 1
+    with read() as session:
+        assert [*session.scalars(select(Alert.id).order_by(Alert.id))] == [2, 3]
+        assert {*session.scalars(select(Delivery.alert_id))} == {2, 3}
+    assert prune_alerts(30) == 0

@@ -168,7 +168,7 @@ def test_an_unknown_strategy_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(UnknownStrategy) as refused:
         select(JobFacts(kind="parse"), settings_of(model_selection_strategy=name))
     sentence = str(refused.value)
-    assert "known: cost_optimized, balanced, quality_optimized, experimental, legacy" in sentence
+    assert "known: cost_optimized, balanced, quality_optimized, experimental" in sentence
     assert sentence.isprintable() and len(sentence) < 300
 
 
@@ -181,7 +181,8 @@ def test_the_jobs_own_strategy_comes_before_the_current_one() -> None:
 def test_the_default_model_speaks_only_where_no_rule_names_one() -> None:
     settings = settings_of(llm_model_default="gpt-4.1-mini")
     assert select(JobFacts(kind="parse", words=300), settings).candidates[0].id == RULES
-    bare = find_strategy("balanced").model_copy(update={"parse": {"low": "gpt-4o"}})
+    balanced = find_strategy("balanced")
+    bare = balanced.model_copy(update={"models": {**balanced.models, "parse": {"low": "gpt-4o"}}})
     found = select(JobFacts(kind="parse", words=300), settings, strategies={"balanced": bare})
     assert (found.candidates[0].id, found.reason) == ("gpt-4.1-mini", "default_model")
 

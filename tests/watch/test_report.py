@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from db import rounds
 from db.changes import record
@@ -217,6 +218,26 @@ def test_days_that_nobody_was_there_for_are_caught_up_with() -> None:
         call(day)
     call("2025-11-21")
     assert report.write_due(MIDNIGHT + 7200) == ["2025-11-17", "2025-11-19", DAY], "none before the last 35 days"
+
+
+def test_a_day_whose_report_fails_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    days = ["2025-11-18", "2025-11-19", DAY]
+    for day in days:
+        call(day)
+    sound = report._figures
+
+    def broken(session: Any, day: date, *rest: Any) -> dict[str, Any]:
+        if day.isoformat() == days[0]:
+            raise KeyError(day)
+        return sound(session, day, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "_figures", broken)
+        with pytest.raises(rounds.DaysFailed, match=days[0]):
+            report.write_due(MIDNIGHT)
+    with read() as session:
+        assert {row.day for row in session.scalars(select(Report))} == {*days[1:]}
+    assert report.write_due(MIDNIGHT) == [days[0]]
 
 
 def test_a_late_outcome_a_correction_and_an_end_of_a_job_write_the_report_again() -> None:

@@ -18,7 +18,7 @@ from db.attempts import close_late, record
 from db.jobs import close_abandoned
 from db.models import Attempt, AttemptState, CostBasis, DailyCost, Job, Round, utc_now
 from db.rollup import days_since, roll_up_day
-from db.rounds import ROLLUP, last, lock
+from db.rounds import ROLLUP, DaysFailed, last, lock
 from db.session import engine, read, write
 from watch.rollup import roll_up
 
@@ -70,6 +70,30 @@ def test_the_first_round_takes_all_days_and_the_next_what_changed_since() -> Non
     assert totals() == {**dict.fromkeys(DAYS, 300), DAYS[1]: 600}
 
 
+def test_a_day_that_fails_stops_no_other_and_is_seen_until_it_is_mended(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, day in enumerate(DAYS):
+        add(number, day)
+
+    def broken(session: Any, day: str) -> None:
+        roll_up_day(session, day)
+        if day == DAYS[0]:
+            raise ValueError("SECRET of a row")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(watch.rollup, "roll_up_day", broken)
+        for _ in range(2):
+            with pytest.raises(DaysFailed, match=DAYS[0]):
+                roll_up()
+    assert totals() == {DAYS[1]: 300, DAYS[2]: 300}
+    assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == [
+        f"day {DAYS[0]} could not be done: ValueError"
+    ] * 2
+    assert roll_up() == [*DAYS]
+    assert totals() == dict.fromkeys(DAYS, 300)
+
+
 def test_a_round_goes_on_from_the_last_one_however_long_beat_was_down() -> None:
     add(1, DAYS[0], settled_hours_ago=200)
     last_round(hours_ago=100)
@@ -92,12 +116,12 @@ def test_a_round_that_breaks_off_is_made_up_for_by_the_next(monkeypatch: pytest.
 
     def break_off(session: Any, day: str) -> None:
         if day == DAYS[1]:
-            raise ConnectionError
+            raise KeyboardInterrupt
         roll_up_day(session, day)
 
     with monkeypatch.context() as patched:
         patched.setattr(watch.rollup, "roll_up_day", break_off)
-        with pytest.raises(ConnectionError):
+        with pytest.raises(KeyboardInterrupt):
             roll_up()
     assert totals() == {DAYS[0]: 300}
     assert roll_up() == [*DAYS[:2]]
