@@ -39,7 +39,7 @@ class SharedAcks(redis.QoS):
             return
         channel: Any = self.channel
         with channel.conn_or_acquire(client) as connected:
-            pipe = connected.pipeline()
+            pipe = connected.pipeline(transaction=False)
             tags, self._acknowledged = self._acknowledged, []
             if tags:
                 pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags)
