@@ -46,6 +46,7 @@ result_expires = 3600
 # Calls wait, they do not compute: threads, and one event loop per process (worker/loop.py).
 worker_pool = "threads"
 worker_concurrency = _positive("WORKER_CONCURRENCY", "100")
+worker_consumer = "worker.consumer:Consumer"
 worker_prefetch_multiplier = 1
 worker_send_task_events = True
 task_acks_late = True

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Table, bindparam, case, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, CursorResult, Table, bindparam, case, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from db.attempts import RUNNER_LOST
@@ -28,10 +28,17 @@ _TABLE = cast("Table", Job.__table__)
 _JOB = _TABLE.c
 _THIS_JOB = _JOB.id == bindparam("job_id")
 _MINE = (_JOB.runner == bindparam("my_name")) & (_JOB.state == JobState.RUNNING)
-_IS_OPEN = _JOB.state.in_([*OPEN_STATES])
+
+
+def _is_one_of(*states: JobState) -> ColumnElement[bool]:
+    """`in_` would be put together anew at every call."""
+    return or_(*(_JOB.state == state for state in states))
+
+
+_IS_OPEN = _is_one_of(*OPEN_STATES)
 # a deferred job is claimed once it is released: what hangs on it is in its row, and not in a stray message
-_CAN_BE_CLAIMED = _JOB.state.in_([JobState.QUEUED, JobState.WAITING, JobState.RUNNING])
-_IS_WAITING = _JOB.state.in_([*WAITING_STATES])
+_CAN_BE_CLAIMED = _is_one_of(JobState.QUEUED, JobState.WAITING, JobState.RUNNING)
+_IS_WAITING = _is_one_of(*WAITING_STATES)
 _ENDED: dict[str, Any] = {
     "finished_at": bindparam("now"),
     "runner": None,
@@ -44,8 +51,7 @@ _CLAIM = (
     update(_TABLE)
     .where(
         _THIS_JOB,
-        _IS_OPEN,
-        _JOB.state != JobState.DEFERRED,
+        _CAN_BE_CLAIMED,
         or_(_JOB.runner.is_(None), _JOB.lease_until < bindparam("now")),
     )
     .values(
@@ -131,6 +137,8 @@ _CANCEL = (
     .where(_THIS_JOB, _IS_WAITING)
     .values(state=JobState.CANCELLED, error="cancelled before it ran", total_cost_nano=bindparam("new_cost"), **_ENDED)
 )
+_ATTEMPT = cast("Table", Attempt.__table__).c
+_COST = select(func.sum(_ATTEMPT.cost_nano)).where(_ATTEMPT.job_id == bindparam("job_id"))
 
 
 def _count(session: Session, statement: Any, values: dict[str, Any]) -> int:
@@ -231,7 +239,7 @@ def cancel(session: Session, job_id: str) -> bool:
 def cost_of(session: Session, job_id: str) -> int:
     """What all attempts of a job have cost so far, in nano-USD."""
     # PostgreSQL adds up big integers as Decimal
-    return int(session.scalar(select(func.sum(Attempt.cost_nano)).where(Attempt.job_id == job_id)) or 0)
+    return int(session.scalar(_COST, {"job_id": job_id}) or 0)
 
 
 def recount_cost(session: Session, job_id: str) -> None:

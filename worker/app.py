@@ -2,54 +2,18 @@
 
 import gc
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
 from celery.signals import beat_init, setup_logging, task_revoked, worker_init, worker_ready, worker_shutting_down
-from kombu.transport.redis import Channel
 
+from worker.broker import mend_kombu
 from worker.checks import check_database, check_settings
 
 app = Celery("paymaster", control="worker.control:Control")
 app.config_from_object("celeryconfig")
 
-# At shutdown kombu would give unacknowledged messages back on a connection that may be gone, and take the worker
-# down with it. Jobs live in SQL, so nothing hangs on that.
-Channel.do_restore = False
-
-
-def _only_if_open(method: Callable[..., None]) -> Any:
-    """After an outage of the broker, jobs that end acknowledge or reject what came over the connection before it. kombu
-    has no answer to that but an AttributeError, which ends the worker. The broker has forgotten the message, or
-    delivers it again, which does no harm."""
-
-    def guarded(self: Channel, *arguments: Any, **options: Any) -> None:
-        if self.connection is not None:
-            method(self, *arguments, **options)
-
-    return guarded
-
-
-for _name in ("basic_ack", "basic_reject"):
-    setattr(Channel, _name, _only_if_open(getattr(Channel, _name)))
-
-
-_create_client = Channel._create_client  # type: ignore[attr-defined]  # it is not in the stubs
-
-
-def _one_client(self: Channel, asynchronous: bool = False) -> Any:
-    """kombu makes a client of redis-py for every command, which takes longer than the command: a tenth of the CPU of a
-    job. One does for a connection pool, and is safe among threads."""
-    if asynchronous:
-        return _create_client(self, asynchronous=True)
-    held = self.__dict__.get("_one_client")
-    if held is None or held.connection_pool is not self.pool:
-        held = self.__dict__["_one_client"] = _create_client(self)
-    return held
-
-
-Channel._create_client = _one_client  # type: ignore[attr-defined]
+mend_kombu()
 
 
 @setup_logging.connect

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from budget.breaker import NOTHING_TOLD, BreakerState, Told, Verdict
 from budget.errors import LedgerError
+from budget.figures import scope_keys_of
 from budget.ledger import Reservation, ledger
 from budget.money import Usage, nano_to_usd
 from db import changes
@@ -174,3 +175,13 @@ def note_breaker(plan: Plan, changed: BreakerState | None) -> None:
         group_writer().commit(
             lambda session: changes.record(session, "breaker", plan.model.id, None, changed, plan.runner)
         )
+
+
+def settle_from_sql(attempt: Attempt, kind: JobKind) -> None:
+    """End the reservation of an attempt as SQL knows it. If the ledger is away, the sweeper comes back to it."""
+    basis = attempt.cost_basis or CostBasis.RESERVATION
+    try:
+        scope_keys = scope_keys_of(attempt, kind.name)
+        ledger().conclude(attempt.id, scope_keys, basis, attempt.cost_nano, attempt.model_name)
+    except LedgerError as error:
+        logger.warning("attempt %s is settled later: %s", attempt.id, error)

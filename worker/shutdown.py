@@ -11,6 +11,8 @@ from worker.loop import cancel_all
 
 logger = logging.getLogger(__name__)
 
+SHUTDOWN = "the worker is shutting down"
+
 # no new call is made
 stopping = threading.Event()
 # those under way have had their time

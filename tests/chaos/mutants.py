@@ -13,7 +13,7 @@ from budget.figures import Figures
 from budget.ledger import Reservation
 from budget.money import Usage
 from db.models import CostBasis, Job, JobState
-from worker import attempt, closing, gateway, run, shutdown, spool, sweeper
+from worker import attempt, closing, gateway, one_run, run, shutdown, spool, sweeper
 from worker.closing import LostJob
 
 
@@ -86,9 +86,9 @@ def drops_outcomes_while_sql_is_away() -> None:
 
 def never_falls_back() -> None:
     """The first model is the only one."""
-    left = run._Run._models_left
-    run._Run._models_left = lambda self: left(self)[:1]
-    run.TRIES_PER_MODEL = 99
+    left = one_run.Run._models_left
+    one_run.Run._models_left = lambda self: left(self)[:1]
+    one_run.TRIES_PER_MODEL = 99
 
 
 def stops_at_once() -> None:

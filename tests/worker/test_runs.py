@@ -42,7 +42,7 @@ def test_an_empty_ledger_makes_no_call_and_is_rebuilt(simulator: Simulator, monk
     run(submit())
     before = spent_and_reserved()
     ledger().client.flushall()
-    monkeypatch.setattr("worker.run.rebuild_if_cold", rebuild)
+    monkeypatch.setattr("worker.one_run.rebuild_if_cold", rebuild)
     job_id = submit()
     with pytest.raises(RunAgain) as cold:
         run(job_id)
