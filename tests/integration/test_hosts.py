@@ -62,7 +62,7 @@ def play_on(namespaces: bool) -> Scenario:
             play.stage.end_all()
 
     return Scenario(
-        "one of three hosts is cut off", play, Dose(JOBS, within_s=WITHIN_S), Dose(JOBS), "takes_whatever_is_delivered",
+        "one of three hosts is cut off", play, Dose(JOBS, within_s=WITHIN_S), Dose(JOBS), "forgets_calls_of_the_dead",
         environment={"DAILY_BUDGET_USD": "0.25"}, least_success=0.5,
     )  # fmt: skip
 
