@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-postgres chaos fuzz coverage docs lint types format bench-api bench-database bench-enqueue bench-jobs bench-ledger bench-rollup bench-selection bench-simulator lock clean
+.PHONY: help install demo up test test-postgres chaos fuzz coverage docs lint types format bench-api bench-database bench-enqueue bench-growing bench-jobs bench-ledger bench-rollup bench-selection bench-simulator lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -57,6 +57,9 @@ bench-api: install  ## What submitting over HTTP costs, beside a bare 202 (JSON)
 
 bench-database: install  ## A million jobs in SQL: bytes, plans, milliseconds (JSON; DATABASE=sqlite for the other)
 	@$(BIN)/python -m benchmarks.database $(DATABASE)
+
+bench-growing: install  ## Connections of each process, and Redis' memory by job (JSON)
+	@$(BIN)/python -m benchmarks.growing
 
 bench-enqueue: install  ## What submitting costs an application (JSON)
 	@$(BIN)/python -m benchmarks.enqueue

@@ -1,9 +1,11 @@
 """Celery's settings: broker, queues, routes, schedule. Every name is checked against Celery's own list."""
 
 import os
+import ssl as _ssl
 from pathlib import Path
 
 from celery.schedules import crontab as _crontab
+from kombu import Exchange as _Exchange
 from kombu import Queue
 
 from worker.queues import MAINTENANCE as _MAINTENANCE
@@ -27,8 +29,13 @@ if _redis.startswith("rediss://") and "ssl_cert_reqs=" not in _redis:
 broker_url = _redis
 result_backend = f"worker.results.JobBackend+{_redis}"
 
+_rabbit = os.environ.get("CELERY_BROKER_URL", "").startswith(("amqp:", "amqps:", "pyamqp:"))
+# Queues that outlive a node of RabbitMQ. It also keeps what is to run later, which wants a topic exchange.
+_exchange = _Exchange("paymaster", type="topic") if _rabbit else None
+_arguments = {"x-queue-type": "quorum"} if _rabbit else None
+
 imports = ("tasks", "tasks.maintenance")
-task_queues = tuple(Queue(name) for name in _QUEUES)
+task_queues = tuple(Queue(name, _exchange, name, queue_arguments=_arguments) for name in _QUEUES)
 task_default_queue = _MAINTENANCE
 # a mistyped queue fails instead of filling up unseen
 task_create_missing_queues = False
@@ -54,7 +61,15 @@ task_reject_on_worker_lost = True
 # Jobs live in SQL, so a lost or doubled message is harmless. What is redelivered after a kill is what hangs on a
 # message: the next step of a chain.
 # Without the other two, whoever publishes would wait for ever for a broker that hangs.
-broker_transport_options = {"visibility_timeout": 300, "socket_timeout": 10, "socket_connect_timeout": 5}
+broker_transport_options = (
+    # what RabbitMQ has not confirmed is not published
+    {"confirm_publish": True, "connect_timeout": 5, "read_timeout": 10, "write_timeout": 10}
+    if _rabbit
+    else {"visibility_timeout": 300, "socket_timeout": 10, "socket_connect_timeout": 5}
+)
+# else nobody would look at RabbitMQ's certificate
+if os.environ.get("CELERY_BROKER_URL", "").startswith("amqps:"):
+    broker_use_ssl = {"cert_reqs": _ssl.CERT_REQUIRED, "server_hostname": None}
 broker_connection_retry_on_startup = True
 broker_pool_acquire_timeout = 10
 task_publish_retry_policy = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3, "interval_max": 1.0}

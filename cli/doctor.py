@@ -8,8 +8,9 @@ from cli import output, probes, probes_here
 from cli.findings import Finding, Level, Probe, error, kind_of
 from db.environment import SettingsError
 
-# a server that takes a connection and says nothing; each probe has shorter limits of its own where it can
-WITHIN_S = 15.0
+# a server that takes a connection and says nothing; each probe has shorter limits of its own where it can, and
+# patience with what was just started
+WITHIN_S = 30.0
 PROBES: tuple[Probe, ...] = (
     probes_here.settings, probes_here.agreement, probes_here.models, probes.ledger_redis, probes.database,
     probes.broker_and_workers, probes_here.files, probes_here.people,

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ NEARLY_FULL = 0.8
 SKEWED_S, WRONG_S = 2.0, 30.0
 # the sweep comes every five seconds
 SWEEP_LATE_S = 60
+# of the ledger's Redis: what has just been started with it gets some time to come
+YOUNG_S, PATIENCE_S = 60, 20.0
 # what the sweeper publishes again is due at most so late
 OVERDUE_S = 60
 # the rollup comes twice an hour
@@ -36,6 +38,22 @@ ROLLED_UP_WITHIN = timedelta(hours=2)
 def now() -> float:
     """Seconds since 1970, by the clock of this machine."""
     return time.time()
+
+
+def _asked(question: Callable[[], Any], enough: Callable[[Any], bool], *, young: bool) -> Any:
+    """The answer; a stack that has just been started is asked until it is enough, for a while."""
+    give_up = time.monotonic() + (PATIENCE_S if young else 0)
+    while not enough(answer := question()) and time.monotonic() < give_up:
+        time.sleep(0.5)
+    return answer
+
+
+def _young(told: dict[str, Any]) -> bool:
+    return int(told.get("uptime_in_seconds", YOUNG_S)) < YOUNG_S
+
+
+def _recent(swept: Any) -> bool:
+    return swept is not None and now() - float(swept) < SWEEP_LATE_S
 
 
 def embedded() -> bool:
@@ -62,7 +80,7 @@ def ledger_redis() -> Iterator[Finding]:
             seconds, microseconds = client.time()
             skew = seconds + microseconds / 1e6 - (began + now()) / 2
             marker: dict[str, str] = client.hgetall(WARM)
-            swept = client.get(SWEPT)
+            swept = _asked(lambda: client.get(SWEPT), _recent, young=_young(told))
     except (redis.RedisError, OSError, ValueError) as failure:
         yield error(
             "redis", f"{place(url)} gives no usable answer ({kind_of(failure)})",
@@ -134,12 +152,11 @@ def _skew(whose: str, seconds: float) -> Finding:
 
 
 def _beat(swept: Any) -> Iterator[Finding]:
-    silent = None if swept is None else now() - float(swept)
-    if silent is not None and silent < SWEEP_LATE_S:
+    if _recent(swept):
         yield ok("beat", "seen")
         return
     yield error(
-        "beat", "has never been seen" if silent is None else f"was last seen {silent:.0f} s ago",
+        "beat", "has never been seen" if swept is None else f"was last seen {now() - float(swept):.0f} s ago",
         "Start `celery -A worker.app beat`, one of it, and a worker of `maintenance`; after a start it takes seconds.",
     )  # fmt: skip
 
@@ -230,10 +247,14 @@ def broker_and_workers() -> Iterator[Finding]:
     from worker.app import app
 
     url = str(app.conf.broker_read_url or app.conf.broker_url)
+    names = set(app.amqp.queues)
     try:
         with app.connection_for_read(connect_timeout=CONNECT_WITHIN_S) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=CONNECT_WITHIN_S)
-            replies: Any = app.control.inspect(timeout=WORKERS_WITHIN_S, connection=connection).active_queues() or {}
+            inspect = app.control.inspect(timeout=WORKERS_WITHIN_S, connection=connection)
+            replies: Any = _asked(
+                lambda: inspect.active_queues() or {}, lambda found: names <= _served(found), young=_started_just_now()
+            )
     except Exception as failure:  # each transport has errors of its own
         yield error(
             "broker", f"{place(url)} gives no usable answer ({kind_of(failure)})",
@@ -241,8 +262,7 @@ def broker_and_workers() -> Iterator[Finding]:
         )  # fmt: skip
         return
     yield ok("broker", f"{place(url)} answers")
-    served = {queue["name"] for queues in replies.values() for queue in queues}
-    if missing := [name for name in app.amqp.queues if name not in served]:
+    if missing := sorted(names - _served(replies)):
         yield error(
             "workers", f"nobody serves {', '.join(missing)}",
             f"Start `celery -A worker.app worker -Q {','.join(missing)}`; one that just started or is busy "
@@ -250,3 +270,15 @@ def broker_and_workers() -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield ok("workers", f"{len(replies)} serve every queue")
+
+
+def _served(replies: Any) -> set[str]:
+    return {queue["name"] for queues in replies.values() for queue in queues}
+
+
+def _started_just_now() -> bool:
+    try:
+        with _redis() as client:
+            return _young(client.info("server"))
+    except (redis.RedisError, OSError, ValueError):
+        return False

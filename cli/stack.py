@@ -57,16 +57,18 @@ class Stack:
     """All processes of one embedded installation. As a context manager it leaves nothing running.
 
     `home` keeps the database and the logs. `simulate` starts the provider simulator and points both providers
-    at it, `flower` starts Flower. `database` is the URL of another one than its own SQLite. `environment` is what
-    programs need to use the stack."""
+    at it, `flower` starts Flower. `database` and `broker` are URLs of others than its own SQLite and Redis.
+    `environment` is what programs need to use the stack."""
 
     def __init__(
-        self, home: Path, *, simulate: bool, concurrency: int = 32, flower: bool = False, database: str | None = None
-    ) -> None:
+        self, home: Path, *, simulate: bool, concurrency: int = 32, flower: bool = False, database: str | None = None,
+        broker: str | None = None,
+    ) -> None:  # fmt: skip
         self.home = home.absolute()
         self.simulate = simulate
         self.flower = flower
         self.concurrency = concurrency
+        self._broker = broker
         self.environment = {
             "PAYMASTER_HOME": str(self.home),
             "DATABASE_URL": database or f"sqlite:///{self.home / 'paymaster.db'}",
@@ -200,6 +202,8 @@ class Stack:
         # what the surroundings say of Celery's broker must not reach our workers: they would take another's jobs
         own = {"CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": f"worker.results.JobBackend+{url}"}
         self.environment |= {name: value for name, value in own.items() if name in os.environ}
+        if self._broker:
+            self.environment["CELERY_BROKER_URL"] = self._broker
         self.start_redis(port)
         if self.simulate:
             self.start("simulator", sys.executable, "-m", "simulator", "--port", "0", "--json")

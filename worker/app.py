@@ -1,16 +1,37 @@
 """The Celery app: `celery -A worker.app worker -Q parse,embed`, `… beat`, `… flower`."""
 
 import gc
+import math
 import sys
 from typing import Any
 
 from celery import Celery
 from celery.signals import beat_init, setup_logging, task_revoked, worker_init, worker_ready, worker_shutting_down
+from celery.utils.time import maybe_iso8601
 
 from worker.broker import mend_kombu
 from worker.checks import check_database, check_settings
 
-app = Celery("paymaster", control="worker.control:Control")
+# their names in URLs
+RABBITMQ = ("amqp:", "amqps:", "pyamqp:")
+
+
+class Paymaster(Celery):
+    """Celery, with delays that RabbitMQ can keep."""
+
+    def send_task(self, name: str, *arguments: Any, **options: Any) -> Any:
+        """Celery's own. RabbitMQ keeps what is to run later for whole seconds; Celery cuts off the rest, so that a
+        delay of less than one is an error."""
+        if str(self.conf.broker_write_url or self.conf.broker_url).startswith(RABBITMQ):
+            if (eta := maybe_iso8601(options.get("eta"))) is not None:
+                if 0 < (eta - self.now()).total_seconds() < 1:
+                    options |= {"eta": None, "countdown": 1}
+            elif options.get("countdown"):
+                options["countdown"] = math.ceil(options["countdown"])
+        return super().send_task(name, *arguments, **options)
+
+
+app = Paymaster("paymaster", control="worker.control:Control")
 app.config_from_object("celeryconfig")
 
 mend_kombu()

@@ -3,6 +3,7 @@ never ended, counters that Redis forgot; and jobs that wait for a budget. Every 
 sweepers at once do no harm."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,10 +47,17 @@ ABOUT_RUNNERS = ("reservations", "orphans")
 
 
 class _SqlWatch:
-    """Since when SQL has been there without a gap, as far as this process has looked."""
+    """Since when SQL has been there without a gap, as far as this process has looked. It looks by itself, too: of many
+    workers of `maintenance` each sweeps so seldom that it would know nothing of the time between."""
 
     def __init__(self) -> None:
         self._since = self._seen = float("-inf")
+        threading.Thread(target=self._watch, name="sql-watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(LEASE_S / 3) and _sql_watch.peek() is self:
+            self.is_steady()
 
     def is_steady(self) -> bool:
         """Whether it has been for so long that every living runner has renewed its lease."""

@@ -4,6 +4,7 @@ is in SQL."""
 import logging
 from typing import Any
 
+from amqp.exceptions import NotFound
 from celery import Task
 from celery.exceptions import Ignore
 from celery.result import AsyncResult
@@ -76,7 +77,8 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
         """Send the id of a job that was accepted. If the broker is away, the sweeper does so later."""
         try:
             return self.send(job_id, **options)
-        except OperationalError as error:
+        # RabbitMQ has no place for what is to run later before its first worker has made it
+        except (OperationalError, NotFound) as error:
             logger.warning("job %s is accepted, the sweeper will publish it: %s", job_id, type(error).__name__)
             return self.AsyncResult(job_id)
 
@@ -145,6 +147,12 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
         accept_invalid(self.kind, job_id, sentence)
         self.backend.mark_as_failure(job_id, JobFailed(sentence, "invalid"))
         return self.AsyncResult(job_id)
+
+    def retry(self, *args: Any, **options: Any) -> Any:
+        """Celery's own, into the queue that the message came from: after a delay RabbitMQ says so only in the last word
+        of the routing key, and Celery would take the kind's usual queue."""
+        came_by = str((self.request.delivery_info or {}).get("routing_key") or "")
+        return super().retry(*args, **{"queue": came_by.rpartition(".")[2] or None, **options})
 
     def result_of(self, job: Job) -> Any:
         """The result of a job that has succeeded, from SQL."""

@@ -5,6 +5,7 @@ As a program it reads one JSON object a line, `{"argv", "environment", "log"}`, 
 `{"ended", "status"}` when one has ended. At the end of its input it kills what is left of them."""
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -19,6 +20,7 @@ from queue import SimpleQueue
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+CLONE_NEWNET = 0x40000000
 
 
 class Child:
@@ -131,6 +133,8 @@ def _live(order: dict[str, Any]) -> None:
         os.dup2(source, target)
     os.environ.clear()
     os.environ.update(order["environment"])
+    if network := os.environ.get("CHAOS_NETWORK"):
+        _enter(network)
     sys.argv = ["celery", *order["argv"]]
     from celery.__main__ import main
 
@@ -144,6 +148,13 @@ def _live(order: dict[str, Any]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _enter(network: str) -> None:
+    """Live in a network namespace of that name, with no way out but its own."""
+    with open(f"/var/run/netns/{network}") as namespace:
+        if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"no way into the namespace {network}")
 
 
 def main() -> None:

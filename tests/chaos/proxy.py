@@ -1,5 +1,6 @@
 """A TCP proxy in front of a server that may swallow every reply: the server has done what it was asked, and nobody
-hears of it."""
+hears of it. Or hold everything back, as a network does that loses packets: nobody hears of that either, and what was
+sent arrives when it is back."""
 
 import contextlib
 import socket
@@ -8,17 +9,19 @@ from collections.abc import Iterator
 
 
 class Proxy:
-    """Passes bytes both ways between a port of its own and another of loopback."""
+    """Passes bytes both ways between a port of its own, at `address`, and another of loopback."""
 
-    def __init__(self, to_port: int) -> None:
+    def __init__(self, to_port: int, address: str = "127.0.0.1") -> None:
         self.to_port = to_port
         self.swallowed = 0
         self._lock = threading.Lock()
         self._swallowing = False
+        self._passing = threading.Event()
+        self._passing.set()
         # a connection that missed a reply can only be closed: TCP has no gaps
         self._deaf: set[socket.socket] = set()
         self._sockets: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._listener = socket.create_server((address, 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -34,7 +37,16 @@ class Proxy:
                 self._swallowing = False
                 _shut(self._deaf)
 
+    def cut(self) -> None:
+        """Hold everything back, and answer no new connection; nobody is told."""
+        self._passing.clear()
+
+    def mend(self) -> None:
+        """Let everything pass that was held back, and what comes."""
+        self._passing.set()
+
     def close(self) -> None:
+        self._passing.set()
         self._listener.close()
         _shut(self._sockets)
 
@@ -58,6 +70,7 @@ class Proxy:
     def _pass(self, source: socket.socket, target: socket.socket, replies: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
+                self._passing.wait()
                 with self._lock:
                     missed = replies and (self._swallowing or source in self._deaf)
                     if missed:
@@ -65,6 +78,7 @@ class Proxy:
                         self._deaf.add(source)
                 if not missed:
                     target.sendall(data)
+        self._passing.wait()
         _shut({source, target})
         with self._lock:
             self._sockets.discard(source)

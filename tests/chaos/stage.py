@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import redis
 from sqlalchemy import func, select
@@ -57,8 +58,9 @@ def wait_until(condition: Callable[[], object], within_s: float, every_s: float 
 class Stage(Stack):
     """The servers of an embedded stack, with a nursery instead of its workers."""
 
-    def __init__(self, home: Path) -> None:
-        super().__init__(home, simulate=True)
+    def __init__(self, home: Path, database: str | None = None) -> None:
+        super().__init__(home, simulate=True, database=database)
+        self._database = database
         self.root = self.home
         self.orders: dict[str, Any] = {}
         self.extra: dict[str, str] = {}
@@ -96,7 +98,7 @@ class Stage(Stack):
         self.orders, self.extra, self.children = orders, environment, []
         self.environment |= {
             "PAYMASTER_HOME": str(self.home),
-            "DATABASE_URL": f"sqlite:///{self.home / 'paymaster.db'}",
+            "DATABASE_URL": self._database or f"sqlite:///{self.home / 'paymaster.db'}",
         }
         os.environ.clear()
         os.environ.update(self._before | self.environment | environment)
@@ -163,7 +165,7 @@ class Stage(Stack):
 
     @property
     def redis_port(self) -> int:
-        return int(self.environment["REDIS_URL"].rpartition(":")[2].partition("/")[0])
+        return port_of(self.environment["REDIS_URL"])
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -204,6 +206,12 @@ class Stage(Stack):
             yield
         self.start_redis(port)
         assert wait_until(self._redis_answers, 20)
+
+
+def port_of(url: str) -> int:
+    port = urlsplit(url).port
+    assert port is not None
+    return port
 
 
 def _takes(keeper: socket.socket, port: int) -> bool:

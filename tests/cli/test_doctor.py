@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -29,6 +30,12 @@ from tests.integration.conftest import point_celery_at
 
 pytestmark = pytest.mark.usefixtures("environment")
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Redis of the tests may be young."""
+    monkeypatch.setattr(probes, "PATIENCE_S", 0.0)
 
 
 def found(probe: Probe) -> set[tuple[str, str]]:
@@ -171,6 +178,50 @@ def test_a_beat_that_is_not_seen(server: redis.Redis) -> None:
     assert ("error", "beat") in found(probes.ledger_redis)
     server.set(SWEPT, int(time.time()))
     assert ("ok", "beat") in found(probes.ledger_redis)
+
+
+def test_what_was_just_started_gets_time_to_come(monkeypatch: pytest.MonkeyPatch, server: redis.Redis) -> None:
+    monkeypatch.setattr(probes, "PATIENCE_S", 30.0)
+    monkeypatch.setattr(probes, "YOUNG_S", 1 << 40)
+    beat = threading.Timer(1.2, lambda: server.set(SWEPT, int(time.time())))
+    beat.start()
+    assert ("ok", "beat") in found(probes.ledger_redis)
+    beat.join()
+    server.set(SWEPT, int(time.time()) - 600)
+    monkeypatch.setattr(probes, "YOUNG_S", 0)
+    assert ("error", "beat") in found(probes.ledger_redis), "an old one is asked once"
+
+
+def test_workers_that_were_just_started_get_time_to_answer(monkeypatch: pytest.MonkeyPatch, redis_server: str) -> None:
+    from celery.app.control import Inspect
+
+    from worker.app import app
+
+    before, queues = app.conf.broker_url, list(app.amqp.queues)
+    answers: list[Any] = [None, {"a@x": [{"name": queues[0]}]}, {"b@x": [{"name": name} for name in queues]}]
+    monkeypatch.setattr(Inspect, "active_queues", lambda self: answers.pop(0))
+    monkeypatch.setattr(probes, "PATIENCE_S", 30.0)
+    monkeypatch.setattr(probes, "YOUNG_S", 1 << 40)
+    try:
+        point_celery_at(redis_server)
+        assert found(probes.broker_and_workers) == {("ok", "broker"), ("ok", "workers")}
+    finally:
+        point_celery_at(before)
+
+
+@pytest.mark.parametrize(("off", "level", "words"), [
+    (0, "ok", "that of SQL agrees"),
+    (-10, "warning", "that of SQL is 10 s ahead of"),
+    (300, "error", "that of SQL is 300 s behind"),
+])  # fmt: skip
+def test_the_clock_of_sql_that_disagrees(
+    monkeypatch: pytest.MonkeyPatch, migrated_postgres: str, off: float, level: str, words: str
+) -> None:
+    set_variables(monkeypatch, DATABASE_URL=migrated_postgres)
+    monkeypatch.setattr(probes, "now", lambda: time.time() + off)
+    assert (level, "clock") in found(probes.database)
+    assert words in sentence(probes.database, "clock")
+    once_per_environment.forget_all()  # nobody may stay connected to what is copied
 
 
 def test_a_database_that_is_missing_away_or_old(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -81,6 +81,10 @@ class RunningStack:
         with read() as session:
             return session.get_one(Job, job_id)
 
+    def maybe_job(self, job_id: str) -> Job | None:
+        with read() as session:
+            return session.get(Job, job_id)
+
     def wait_final(self, ids: list[str], within_s: float = 90) -> list[Job]:
         wait_until(lambda: all(JobState(self.job(job_id).state).final for job_id in ids), within_s)
         return [self.job(job_id) for job_id in ids]
@@ -94,18 +98,18 @@ def wait_until(condition: Callable[[], object], within_s: float = 30) -> None:
         time.sleep(0.05)
 
 
-def start(home: Path, database: str | None = None) -> Iterator[RunningStack]:
-    before, broker = dict(os.environ), app.conf.broker_url
+def start(home: Path, database: str | None = None, broker: str | None = None) -> Iterator[RunningStack]:
+    before, own_broker = dict(os.environ), app.conf.broker_url
     once_per_environment.forget_all()
     try:
-        with Stack(home, simulate=True, concurrency=32, database=database) as stack:
+        with Stack(home, simulate=True, concurrency=32, database=database, broker=broker) as stack:
             point_celery_at(stack.environment["REDIS_URL"])
             yield RunningStack(stack)
             # results tell their Redis good-bye, for which it must be there
             gc.collect()
     finally:
         # the stack that other tests share may be up
-        point_celery_at(broker)
+        point_celery_at(own_broker)
         once_per_environment.forget_all()
         os.environ.clear()
         os.environ.update(before)

@@ -1,6 +1,7 @@
 """Costs that become known late: an answer after its runner was taken for dead, a person with the provider's bill, a
 ledger that was rebuilt in between."""
 
+import time
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -320,6 +321,22 @@ def test_after_an_outage_living_runners_get_time_to_say_so(
         clock[0] += seconds
         done = sweeper.sweep(app)
         assert ("reservations" in done) is freed, (seconds, done)
+
+
+def test_a_worker_that_seldom_sweeps_knows_that_sql_was_there_meanwhile(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from worker import sweeper
+
+    lease_s = 0.6
+    monkeypatch.setattr(sweeper, "LEASE_S", lease_s)
+    monkeypatch.setattr(sweeper, "AFTER_OUTAGE_S", 2 * lease_s / 3)
+    assert not sweeper._sql_watch().is_steady()
+    for _ in range(20):
+        time.sleep(3 * lease_s)
+        if sweeper._sql_watch().is_steady():
+            return
+    raise AssertionError("it forgets what was between its rounds")
 
 
 def test_no_call_starts_once_the_worker_is_stopped(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
