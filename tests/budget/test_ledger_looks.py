@@ -107,3 +107,13 @@ def test_a_clock_that_stays_another_days_is_refused(warm_ledger: Ledger, monkeyp
     monkeypatch.setattr(warm_ledger, "_reserve", lambda **_: ["period", "86400"])
     with pytest.raises(LedgerDown, match="jumped over midnight twice"):
         hold(warm_ledger)
+
+
+def test_a_redis_that_goes_before_a_job_is_restored_is_said_to_be_away(
+    warm_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = Ledger(connect(f"redis://127.0.0.1:{free_port()}/0"), BudgetSettings())
+    monkeypatch.setattr(away, "periods", warm_ledger.periods)  # the last that it said
+    with pytest.raises(LedgerDown, match="Redis"):
+        away.restore_job("j1", 5)
+    away.client.close()
