@@ -33,10 +33,12 @@ chaos: install  ## Break things in full and count (JSON, hours; CHAOS="01 07", -
 fuzz: install  ## Made-up payloads and provider answers for ten minutes (FUZZ=60 for a minute); prints its seeds
 	@$(BIN)/python -m tests.fuzz $(FUZZ)
 
-coverage: install  ## Branch coverage of budget/, selection/ and worker/
+# COVERED="tests/budget tests/selection" for a part; with tests/integration it counts what stacks do, too
+COVERED ?= tests/budget tests/selection tests/worker tests/tasks tests/watch tests/api
+coverage: install  ## Branch coverage of budget/, selection/ and worker/, in all processes of the tests
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest tests/budget tests/selection tests/worker tests/tasks tests/db
-	@$(BIN)/coverage report
+	@$(BIN)/coverage run -m pytest -n 2 --dist loadgroup --database sqlite $(COVERED); tests=$$?; \
+		$(BIN)/coverage combine --quiet && $(BIN)/coverage report && exit $$tests
 
 docs: install  ## Write docs/configuration.md from the settings classes
 	@$(BIN)/python -m scripts.configuration

@@ -319,7 +319,7 @@ class Ledger:
 
     def _run(self, script: Any, keys: list[str], args: list[Any]) -> list[str]:
         """Run a script; once more if its reply was lost, which is safe since scripts are idempotent."""
-        for last in (False, True):
+        for last in (False, True):  # pragma: no branch  # the second time it ends here or raises
             try:
                 reply: list[str] = script(keys=keys, args=args)
                 break

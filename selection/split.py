@@ -2,6 +2,7 @@
 release: the bucket is a plain hash of the user's key, and nothing is kept."""
 
 from hashlib import sha256
+from itertools import accumulate
 from typing import Any
 
 # (strategy, percent of the users), in alphabetical order: users move only if shares do
@@ -37,8 +38,5 @@ def bucket(name: str, buckets: int = BUCKETS) -> int:
 def strategy_of_user(user_id: str, shares: Shares) -> str:
     """The strategy that the user falls into; `shares` must not be empty."""
     place = bucket(f"split:{user_id}")
-    for name, percent in shares:
-        place -= percent * BUCKETS // 100
-        if place < 0:
-            return name
-    return shares[-1][0]
+    ends = accumulate(percent * BUCKETS // 100 for _, percent in shares)
+    return next(name for (name, _), end in zip(shares, ends, strict=True) if place < end)

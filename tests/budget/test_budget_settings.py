@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime
+from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -107,3 +108,16 @@ def test_settings_are_read_once_per_process(monkeypatch: pytest.MonkeyPatch) -> 
     assert read_settings(BudgetSettings) is first
     once_per_environment.forget_all()
     assert read("DAILY_BUDGET_USD") == 10**9
+
+
+@pytest.mark.parametrize("text", ["0.000001", "0.8", " 1 "])
+def test_a_share_is_read_exactly(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COST_ALERT_THRESHOLD", text)
+    assert read_settings(BudgetSettings).cost_alert_threshold == Decimal(text.strip())
+
+
+@pytest.mark.parametrize("text", ["0", "-0.5", "1.01", "80", "80%", "", "nan", "inf"])
+def test_what_is_no_share_names_its_variable(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COST_ALERT_THRESHOLD", text)
+    with pytest.raises(SettingsError, match=r"^COST_ALERT_THRESHOLD: .*is no share; give a number above 0 and up to 1"):
+        read_settings(BudgetSettings)

@@ -264,8 +264,11 @@ class OnReal(Machine):
                 self.client.hset(f"{TAG}:warm", "zone", str(self.reference.zone))
 
 
-def run(machine: type[Machine], examples: int, steps: int = STEPS_EACH, shorten: bool = True) -> None:
-    """So many examples of so many steps; an `AssertionError` says where the ledger is not as its reference."""
+def run(
+    machine: type[Machine], examples: int, steps: int = STEPS_EACH, *, shorten: bool = True, seeded: int = SEED
+) -> None:
+    """So many examples of so many steps, or until one of them fails: an `AssertionError` says where the ledger is not
+    as its reference."""
     event.listen(engine(), "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
     phases = [Phase.generate, Phase.shrink] if shorten else [Phase.generate]
     chosen = settings(
@@ -273,7 +276,7 @@ def run(machine: type[Machine], examples: int, steps: int = STEPS_EACH, shorten:
         deadline=None, database=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     with patch("budget.compare.time", SimpleNamespace(sleep=lambda _: None)):
-        run_state_machine_as_test(seed(SEED)(machine), settings=chosen)
+        run_state_machine_as_test(seed(seeded)(machine), settings=chosen)
 
 
 @pytest.mark.timeout(300)

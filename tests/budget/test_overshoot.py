@@ -79,14 +79,15 @@ def spend(pipe: Connection, url: str, make_ledger: type[Ledger], first: int) -> 
 
 @contextmanager
 def crowd(url: str, make_ledger: type[Ledger] = Ledger) -> Iterator[list[Connection]]:
-    """The processes, ended whatever happens."""
-    spawn = multiprocessing.get_context("spawn")
+    """The processes, ended whatever happens. What they need is imported once, by the process that forks them."""
+    forked = multiprocessing.get_context("forkserver")
+    forked.set_forkserver_preload([__name__, make_ledger.__module__])
     pipes, processes = [], []
     try:
         for number in range(PROCESSES):
-            mine, its = spawn.Pipe()
+            mine, its = forked.Pipe()
             arguments = (its, url, make_ledger, number * THREADS)
-            processes.append(spawn.Process(target=spend, args=arguments, daemon=True))
+            processes.append(forked.Process(target=spend, args=arguments, daemon=True))
             processes[-1].start()
             its.close()
             pipes.append(mine)
