@@ -19,6 +19,7 @@ from typing import Any
 from celery import Celery
 from celery.result import AsyncResult, ResultSet
 
+from benchmarks.peers import peer_environment
 from benchmarks.processes import POSTING, Servers, cpu_s
 
 CONCURRENCY = 100
@@ -33,24 +34,10 @@ WAIT_S = 300
 Submit = Callable[[], AsyncResult[Any]]
 
 
-def write_request(file: Path) -> None:
-    """The system message and the response format that our parse job sends to gpt-4o."""
-    from tasks.answers import ParsedPosting
-    from tasks.prompts import PARSE, system_message
-
-    schema = {"name": ParsedPosting.__name__, "schema": ParsedPosting.model_json_schema(), "strict": True}
-    request = {
-        "system": system_message(PARSE, "schema", schema),
-        "response_format": {"type": "json_schema", "json_schema": schema},
-    }
-    file.write_text(json.dumps(request))
-
-
 def start(servers: Servers, home: Path, peers: list[str]) -> dict[str, Submit]:
     """Start a worker for ours and each of the peers; how each of them is given a job."""
     from tasks import parse
 
-    write_request(home / "request.json")
     threads = ("-P", "threads", "-c", str(CONCURRENCY))
     servers.start_worker_of("ours", "worker.app", "-Q", "parse,maintenance", *threads)
     submits: dict[str, Submit] = {"ours": lambda: parse.delay(job_description=POSTING)}
@@ -58,13 +45,7 @@ def start(servers: Servers, home: Path, peers: list[str]) -> dict[str, Submit]:
     for number, name in enumerate(peers, start=1):
         module, *options = PEERS[name]
         brokers[name] = f"{brokers['ours'].removesuffix('0')}{number}"
-        environment = {
-            "PEER_REDIS": brokers[name],
-            "PEER_REQUEST": str(home / "request.json"),
-            "PEER_DATABASE": f"sqlite:///{home}/{number}-{{name}}.db",
-            # else it would ask the network for its prices, and wait
-            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        }
+        environment = peer_environment(home, brokers[name], number)
         servers.start_worker_of(name, module, *options, *threads, environment=environment)
         app = Celery(name, broker=brokers[name], backend=brokers[name], set_as_current=False)
         submits[name] = partial(app.send_task, "parse", kwargs={"job_description": POSTING})
@@ -76,7 +57,7 @@ def start(servers: Servers, home: Path, peers: list[str]) -> dict[str, Submit]:
 def one_round(servers: Servers, name: str, submit: Submit, jobs: int, alone: int) -> dict[str, float]:
     """So many jobs at once, and so many one after another."""
     worker, redis = servers.pid(name), servers.pid("redis")
-    billed = servers.requests_billed()
+    asked = servers.requests()
     before, own, started = (cpu_s(worker), cpu_s(redis)), time.process_time(), time.perf_counter()
     results = [submit() for _ in range(jobs)]
     own = time.process_time() - own
@@ -88,8 +69,8 @@ def one_round(servers: Servers, name: str, submit: Submit, jobs: int, alone: int
         started = time.perf_counter()
         submit().get(timeout=WAIT_S)
         walls.append(time.perf_counter() - started)
-    if servers.requests_billed() - billed != jobs + alone:
-        raise RuntimeError(f"{name}: the providers were asked {servers.requests_billed() - billed} times")
+    if servers.requests() - asked != jobs + alone:
+        raise RuntimeError(f"{name}: the providers were asked {servers.requests() - asked} times")
     return {
         "worker_cpu_ms": 1000 * used[0] / jobs,
         "submit_cpu_ms": 1000 * own / jobs,

@@ -38,17 +38,21 @@ class Servers(Stack):
                 for answer in asking.control.ping(destination=sorted(nodes), timeout=0.3) or ():
                     nodes -= set(answer)
 
-    def set_latency(self, seconds: float) -> None:
-        """How long the simulated providers take for an answer."""
-        url = self.environment["PAYMASTER_SIMULATOR"] + "/faults"
-        rules = json.dumps({"rules": [{"fault": "latency", "seconds": seconds}]}).encode()
-        urllib.request.urlopen(urllib.request.Request(url, data=rules, method="PUT"), timeout=30).read()
+    def ask(self, path: str, method: str = "GET", body: object = None) -> dict[str, Any]:
+        """What the simulator says."""
+        url, sent = self.environment["PAYMASTER_SIMULATOR"] + path, None if body is None else json.dumps(body).encode()
+        with urllib.request.urlopen(urllib.request.Request(url, data=sent, method=method), timeout=60) as answer:
+            told: dict[str, Any] = json.load(answer)
+        return told
 
-    def requests_billed(self) -> int:
-        """How many requests the simulated providers have billed so far."""
-        with urllib.request.urlopen(self.environment["PAYMASTER_SIMULATOR"] + "/bill", timeout=30) as answer:
-            bill: dict[str, Any] = json.load(answer)
-        return int(bill["requests"])
+    def set_latency(self, seconds: float) -> None:
+        """How long the simulated providers take for an answer; all they have counted begins anew."""
+        self.ask("/reset", "POST")
+        self.ask("/faults", "PUT", {"rules": [{"fault": "latency", "seconds": seconds}]})
+
+    def requests(self) -> int:
+        """How many requests have reached the simulated providers since then."""
+        return int(self.ask("/requests")["requests"])
 
 
 def family(pid: int) -> Iterator[psutil.Process]:

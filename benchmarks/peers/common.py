@@ -31,9 +31,9 @@ class Call(Base):
     created_at: Mapped[datetime]
 
 
-def open_database(name: str) -> Engine:
+def open_database() -> Engine:
     """An SQLite file of its own, in WAL, since a hundred threads write to it."""
-    engine = create_engine(os.environ["PEER_DATABASE"].format(name=name), connect_args={"timeout": 30})
+    engine = create_engine(os.environ["PEER_DATABASE"], connect_args={"timeout": 30})
 
     @event.listens_for(engine, "connect")
     def _wal(connection: Any, _record: Any) -> None:

@@ -13,7 +13,7 @@ from celery import Celery, Task
 from benchmarks.peers.common import REQUEST, finish, messages, open_database
 
 app = Celery("plain", broker=os.environ["PEER_REDIS"], backend=os.environ["PEER_REDIS"])
-engine = open_database("plain")
+engine = open_database()
 
 
 @app.task(name="parse", bind=True)

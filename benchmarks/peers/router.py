@@ -19,7 +19,7 @@ from litellm.types.utils import BudgetConfig
 from benchmarks.peers.common import REQUEST, finish, messages, open_database
 
 app = Celery("router", broker=os.environ["PEER_REDIS"], backend=os.environ["PEER_REDIS"])
-engine = open_database("router")
+engine = open_database()
 made = threading.Lock()
 
 
