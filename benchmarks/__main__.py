@@ -38,10 +38,17 @@ def run(bench: Bench, *, short: bool) -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of this code, with a mark if it was changed since."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
-    done = subprocess.run(command, cwd=page.ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """The commit of this code, and whether it was changed since: by more than what this writes itself."""
+    head = git("rev-parse", "--short=10", "HEAD")
+    if head.returncode:
+        return "unknown"
+    changed = git("diff", "--quiet", "HEAD", "--", ".", ":!docs", ":!benchmarks/results.json").returncode
+    return head.stdout.strip() + (" and changes" if changed else "")
+
+
+def git(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """What git says of the folder of this code."""
+    return subprocess.run(["git", *arguments], cwd=page.ROOT, capture_output=True, text=True, check=False)
 
 
 def main() -> None:

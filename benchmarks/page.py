@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import TextWrapper
 from typing import Any
 
 import pygal
@@ -27,6 +28,9 @@ runs some of it again, `make bench BENCH=soak` what takes half an hour. Provider
 section ends with what was run, where, and how busy the machine was before: times and rates of a busy machine are those
 of its neighbours too, ratios and CPU less so. An aim that is missed stays here.
 """
+
+
+fill = TextWrapper(width=120, break_long_words=False, break_on_hyphens=False).fill
 
 
 def at(figures: Any, path: str) -> Any:
@@ -103,21 +107,23 @@ def draw(picture: Picture, figures: dict[str, Any], file: Path) -> bool:
     style = Style(
         background="transparent", plot_background="transparent", foreground=TEXT, foreground_strong=TEXT,
         foreground_subtle=TEXT, colors=(THEIRS,), font_family="sans-serif", label_font_size=13,
-        major_label_font_size=13, title_font_size=14, value_font_size=13, value_colors=(TEXT,), opacity="1", opacity_hover="1",
+        major_label_font_size=13, title_font_size=14,
+        opacity="1", opacity_hover="1",
     )  # fmt: skip
     chart = pygal.HorizontalBar(
         title=picture.title, style=style, width=760, height=90 + 42 * len(bars), show_legend=False, js=(),
-        print_values=True, print_values_position="top", show_x_labels=False, show_x_guides=False, show_y_guides=False,
-        formatter=written, truncate_label=-1, spacing=8, margin_right=60,
-        range=(0, 1.12 * max(value for _, value in bars)),
+        no_prefix=True, show_x_labels=False, show_x_guides=False,
+        show_y_guides=False,        formatter=written, truncate_label=-1, spacing=8, margin_right=60,
+        range=(0, max(value for _, value in bars)),
     )  # fmt: skip
-    chart.x_labels = [label for label, _ in bars]
+    chart.x_labels = [f"{label}: {written(value)}" for label, value in bars]
     chart.add("", [{"value": value, "color": OURS if label == "ours" else THEIRS} for label, value in bars])
     root = chart.render_tree()
     for parent in [*root.iter()]:
         for child in [*parent]:
             if not isinstance(child.tag, str) or child.tag in ("script", "desc"):
                 parent.remove(child)
+    root.attrib.pop("id", None)
     root.set("role", "img")
     root.set("aria-label", picture.title)
     file.write_text(etree.tostring(root, encoding="unicode") + "\n")
@@ -127,7 +133,7 @@ def draw(picture: Picture, figures: dict[str, Any], file: Path) -> bool:
 def section(bench: Bench, entry: dict[str, Any]) -> Iterator[str]:
     """What one bench found."""
     figures = entry["figures"]
-    yield from (f"## {bench.title}", "", bench.what, "")
+    yield from (f"## {bench.title}", "", fill(bench.what), "")
     for table in bench.tables:
         yield from shown(table, figures)
     if not bench.tables:
@@ -139,7 +145,7 @@ def section(bench: Bench, entry: dict[str, Any]) -> Iterator[str]:
     if bench.aims:
         yield from ("Aims:", "", *(told(aim, figures) for aim in bench.aims), "")
     if bench.said:
-        yield from (bench.said, "")
+        yield from (fill(bench.said), "")
     versions = ", ".join(f"{name} {version}" for name, version in entry["versions"].items())
     yield (
         f"<sub>`{entry['command']}`, {entry['seconds']} s on {entry['at']}, commit {entry['commit']}; "
