@@ -45,7 +45,8 @@ def main() -> None:
     found: Counter[str] = Counter()
     for line in options.seen.read_text().splitlines():
         stack, _, samples = line.rpartition(" ")
-        found[area_of(stack)] += int(samples)
+        if stack:  # else a thread without a frame of Python: nobody's
+            found[area_of(stack)] += int(samples)
     print("| area | share | ms a job |\n| --- | ---: | ---: |")
     for area, samples in found.most_common():
         share = samples / found.total()
