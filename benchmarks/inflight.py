@@ -18,7 +18,7 @@ from typing import Any
 from celery import Celery
 from sqlalchemy import create_engine, text
 
-from benchmarks.peers import peer_environment
+from benchmarks.peers.environment import peer_environment
 from benchmarks.processes import POSTING, Servers, cpu_s, memory_mb
 
 OURS, PREFORK = 500, 20

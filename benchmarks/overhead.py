@@ -19,7 +19,7 @@ from typing import Any
 from celery import Celery
 from celery.result import AsyncResult, ResultSet
 
-from benchmarks.peers import peer_environment
+from benchmarks.peers.environment import peer_environment
 from benchmarks.processes import POSTING, Servers, cpu_s
 
 CONCURRENCY = 100
@@ -27,7 +27,7 @@ LATENCIES_MS = (0, 500)
 PEERS = {
     "plain": ("benchmarks.peers.plain", "-E"),
     "plain-without-events": ("benchmarks.peers.plain",),
-    "router": ("benchmarks.peers.router", "-E"),
+    "router": ("benchmarks.peers.celery_router", "-E"),
 }
 WAIT_S = 300
 

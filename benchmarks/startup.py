@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.enqueue import import_cost
-from benchmarks.peers import peer_environment
+from benchmarks.peers.environment import peer_environment
 from benchmarks.processes import Servers, cpu_s, memory_mb
 
 WORKERS = {

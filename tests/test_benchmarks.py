@@ -13,12 +13,13 @@ from benchmarks import page
 from benchmarks.table import BENCHES, Aim, Bench, Picture, Table
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.timeout(600)  # servers and workers are started, on machines that may be busy
 SHORT = [bench for bench in BENCHES if bench.in_tests]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=False)
 
 
 def numbers(figures: Any) -> Iterator[float]:
@@ -36,9 +37,9 @@ def test_the_short_form_gives_figures_of_which_the_page_shows_some(bench: Bench)
     figures = json.loads(done.stdout)
     assert [*numbers(figures)]
     assert all(number >= 0 for number in numbers(figures))
-    rows = [line for table in bench.tables for line in page.shown(table, figures)]
+    rows = [line.split("|") for table in bench.tables for line in page.shown(table, figures) if line]
     assert len(rows) > 2, "no table of the page finds its figures"
-    assert not any("–" in row for row in rows), rows
+    assert not [row for row in rows if row[2].strip() == "–"]
 
 
 def test_a_bench_of_an_unknown_name_is_refused_with_the_known_ones() -> None:
