@@ -14,7 +14,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from benchmarks import page
-from benchmarks.table import BENCHES, Bench
+from benchmarks.bench import Bench
+from benchmarks.table import BENCHES
 
 VERSIONS = ("celery", "kombu", "litellm", "sqlalchemy", "redis")
 

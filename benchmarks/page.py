@@ -11,7 +11,8 @@ import pygal
 from pygal.etree import etree
 from pygal.style import Style
 
-from benchmarks.table import BENCHES, Aim, Bench, Picture, Table
+from benchmarks.bench import Aim, Bench, Picture, Table
+from benchmarks.table import BENCHES
 
 # It finds pygal's plugins, of which we use none, and lets every import after it warn.
 sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]

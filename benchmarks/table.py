@@ -1,50 +1,6 @@
 """Which benches there are, what of each is shown in docs/benchmarks.md, and what was aimed at. Data only."""
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Aim:
-    """A figure that must be no more (or no less) than a limit. `path` leads to it: keys with slashes between."""
-
-    text: str
-    path: str
-    limit: float
-    at_least: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """`rows` have a label and the path of a dict, of which each column shows a key: (heading, key)."""
-
-    columns: tuple[tuple[str, str], ...]
-    rows: tuple[tuple[str, str], ...]
-    first: str = ""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Horizontal bars: (label, path of a figure)."""
-
-    title: str
-    bars: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """One module of this package. Without `tables` all its figures are shown as they are."""
-
-    name: str
-    title: str
-    what: str
-    options: tuple[str, ...] = ()
-    tables: tuple[Table, ...] = ()
-    pictures: tuple[Picture, ...] = ()
-    aims: tuple[Aim, ...] = ()
-    said: str = ""  # below the table: how to read it, and why an aim is missed
-    in_tests: bool = True  # whether tests/test_benchmarks.py runs the short form
-    by_name_only: bool = False  # `make bench` leaves it out
-
+from benchmarks.bench import Aim, Bench, Picture, Table
 
 PROGRAMS = ("ours", "plain", "plain-without-events", "router")
 OVERHEAD = (
@@ -66,8 +22,6 @@ IN_FLIGHT = (
     ("MB per call", "mb_per_call"),
     ("of these, for the call", "more_mb_per_call"),
 )
-TIMES = (("p50, ms", "median_ms"), ("p99, ms", "p99_ms"), ("requests/s", "requests_per_second"))
-
 BENCHES = (
     Bench(
         "overhead",
@@ -183,7 +137,11 @@ BENCHES = (
         "API",
         "`POST jobs/parse/` beside the same server answering a bare 202.",
         tables=tuple(
-            Table(TIMES, tuple((name, f"{clients}/{name}") for name in ("submit", "bare")), label)
+            Table(
+                (("p50, ms", "median_ms"), ("p99, ms", "p99_ms"), ("requests/s", "requests_per_second")),
+                (("submit", f"{clients}/submit"), ("bare", f"{clients}/bare")),
+                label,
+            )
             for clients, label in (("one_client", "one client"), ("8_clients", "eight clients"))
         ),
     ),

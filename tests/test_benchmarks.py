@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks import page
-from benchmarks.table import BENCHES, Aim, Bench, Picture, Table
+from benchmarks.bench import Aim, Bench, Picture, Table
+from benchmarks.table import BENCHES
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.timeout(600)  # servers and workers are started, on machines that may be busy
