@@ -163,7 +163,8 @@ BENCHES = (
             for layout in ("paymaster up", "docker-compose")
         ),
         said="All workers, Redis and the simulator share this machine's CPUs, so a flood of one tier takes CPU from "
-        "the others, however the queues are split. On hosts of their own they have theirs.",
+        "the others, however the queues are split; on hosts of their own they have theirs. In docker-compose.yml parse "
+        "and embed jobs share the slots and the interpreter of one process, so that a parse job waits for a slot, too.",
     ),
     Bench(
         "growth",
