@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-postgres chaos fuzz coverage docs lint types format bench-api bench-database bench-enqueue bench-growing bench-jobs bench-ledger bench-rollup bench-selection bench-simulator lock clean
+.PHONY: help install demo up test test-postgres chaos fuzz coverage docs lint types format bench lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -54,32 +54,11 @@ format: install  ## Let ruff mend what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench-api: install  ## What submitting over HTTP costs, beside a bare 202 (JSON)
-	@$(BIN)/python -m benchmarks.api
+bench: install  ## Measure all, keep it and write docs/benchmarks.md (BENCH="overhead tiers" or "--short" for less)
+	@$(BIN)/python -m benchmarks $(BENCH)
 
-bench-database: install  ## A million jobs in SQL: bytes, plans, milliseconds (JSON; DATABASE=sqlite for the other)
-	@$(BIN)/python -m benchmarks.database $(DATABASE)
-
-bench-growing: install  ## Connections of each process, and Redis' memory by job (JSON)
-	@$(BIN)/python -m benchmarks.growing
-
-bench-enqueue: install  ## What submitting costs an application (JSON)
-	@$(BIN)/python -m benchmarks.enqueue
-
-bench-jobs: install  ## What a job costs a worker (JSON)
-	@$(BIN)/python -m benchmarks.jobs
-
-bench-ledger: install  ## What admission costs, beside bare counters (JSON)
-	@$(BIN)/python -m benchmarks.ledger
-
-bench-rollup: install  ## What the daily rollup of a million attempts costs on PostgreSQL (JSON)
-	@$(BIN)/python -m benchmarks.rollup
-
-bench-simulator: install  ## How many requests a second the simulator serves (JSON)
-	@$(BIN)/python -m benchmarks.simulator
-
-bench-selection: install  ## What choosing a model costs (JSON)
-	@$(BIN)/python -m benchmarks.selection
+bench-%: install
+	@$(BIN)/python -m benchmarks.$* $(OPTIONS)
 
 lock:  ## Renew requirements.lock from pyproject.toml (needs uv)
 	@uv lock && uv export --quiet --no-emit-project --no-header --no-annotate -o requirements.lock

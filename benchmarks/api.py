@@ -3,6 +3,7 @@
 Prints JSON: requests a second and milliseconds per request, with so many clients at once, each on a connection of its
 own. Clients and server share the machine. The bare 202 passes the same server, guard and router, and does nothing."""
 
+import argparse
 import http.client
 import json
 import statistics
@@ -44,11 +45,11 @@ class ApiOnly(Stack):
         self.environment["PAYMASTER_API"] = str(self._wait("api", lambda: self._url_of("api")))
 
 
-def one_client(address: str, path: str) -> list[float]:
+def one_client(address: str, path: str, requests: int) -> list[float]:
     """Milliseconds of each of its requests."""
     url, body, times = urlsplit(address), json.dumps({"job_description": POSTING, "user_id": 1}), []
     connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=60)
-    for _ in range(REQUESTS):
+    for _ in range(requests):
         started = time.perf_counter()
         connection.request("POST", path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
@@ -60,22 +61,23 @@ def one_client(address: str, path: str) -> list[float]:
     return times
 
 
-def one_round(address: str, path: str, clients: int) -> tuple[float, list[float]]:
+def one_round(address: str, path: str, clients: int, requests: int) -> tuple[float, list[float]]:
     """Requests a second of all clients together, and the milliseconds of each request."""
     with ThreadPoolExecutor(clients) as threads:
         started = time.perf_counter()
-        times = [time for one in threads.map(one_client, [address] * clients, [path] * clients) for time in one]
+        every = threads.map(lambda _: one_client(address, path, requests), range(clients))
+        times = [time for one in every for time in one]
         return len(times) / (time.perf_counter() - started), times
 
 
-def measure(address: str, clients: int) -> dict[str, dict[str, float]]:
+def measure(address: str, clients: int, rounds: int, requests: int) -> dict[str, dict[str, float]]:
     """Both ways in turn, round by round; the first round is not counted."""
     paths = {"submit": "/api/v1/jobs/parse/", "bare": "/bare/"}
     rates: dict[str, list[float]] = {name: [] for name in paths}
     times: dict[str, list[float]] = {name: [] for name in paths}
-    for number in range(ROUNDS + 1):
+    for number in range(rounds + 1):
         for name, path in paths.items():
-            rate, each = one_round(address, path, clients)
+            rate, each = one_round(address, path, clients, requests)
             if number:
                 rates[name].append(rate)
                 times[name] += each
@@ -93,11 +95,13 @@ def measure(address: str, clients: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="a few requests: whether it works")
+    amounts = (1, 5) if parser.parse_args().short else (ROUNDS, REQUESTS)
     with tempfile.TemporaryDirectory() as folder, ApiOnly(Path(folder), simulate=False) as stack:
         address = stack.environment["PAYMASTER_API"]
-        print(
-            json.dumps({"one_client": measure(address, 1), f"{CLIENTS}_clients": measure(address, CLIENTS)}, indent=2)
-        )
+        clients = {"one_client": 1, f"{CLIENTS}_clients": CLIENTS}
+        print(json.dumps({name: measure(address, number, *amounts) for name, number in clients.items()}, indent=2))
 
 
 if __name__ == "__main__":

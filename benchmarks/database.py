@@ -4,10 +4,10 @@ Prints JSON. `python -m benchmarks.database postgresql 100000` takes so many row
 PostgreSQL server is one of its own, with PostgreSQL's own settings. Milliseconds are the least of five runs, each
 rolled back; a statement that takes longer than a second is run once."""
 
+import argparse
 import json
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -110,8 +110,12 @@ def database(dialect: str) -> Iterator[str]:
 def main() -> None:
     """Start a server, measure, print, stop it: also on SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    dialect = sys.argv[1] if len(sys.argv) > 1 else "postgresql"
-    rows = int(sys.argv[2]) if len(sys.argv) > 2 else MILLION
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dialect", nargs="?", choices=("postgresql", "sqlite"), default="postgresql")
+    parser.add_argument("rows", nargs="?", type=int, default=MILLION)
+    parser.add_argument("--short", action="store_true", help="SQLite, with few rows: whether it works")
+    options = parser.parse_args()
+    dialect, rows = ("sqlite", 1000) if options.short else (options.dialect, options.rows)
     os.environ["DATABASE_STATEMENT_TIMEOUT_S"] = "0"
     with database(dialect) as url:
         os.environ["DATABASE_URL"] = url

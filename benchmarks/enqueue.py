@@ -2,6 +2,7 @@
 
 Prints JSON. Every figure is the median of its runs; the import is timed in fresh processes, with bytecode."""
 
+import argparse
 import json
 import os
 import statistics
@@ -11,8 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-IMPORTS = 7
-JOBS = 300
+IMPORTS, JOBS = 7, 300
 
 IMPORT = """
 import json, resource, sys, time
@@ -25,11 +25,11 @@ print(json.dumps({"seconds": seconds, "megabytes": megabytes, "litellm": "litell
 """
 
 
-def import_cost() -> dict[str, object]:
-    """Seconds and megabytes of `from tasks import …` in a new process."""
+def import_cost(imports: int) -> dict[str, object]:
+    """Seconds and megabytes of `from tasks import …` in so many new processes."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     runs = []
-    for _ in range(IMPORTS + 1):
+    for _ in range(imports + 1):
         done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, check=True, env=environment)
         runs.append(json.loads(done.stdout))
     counted = runs[1:]  # the first one may have written bytecode
@@ -40,7 +40,7 @@ def import_cost() -> dict[str, object]:
     }
 
 
-def submit_cost(home: Path) -> dict[str, float]:
+def submit_cost(home: Path, jobs: int) -> dict[str, float]:
     """Milliseconds of one `parse.delay()` and of one bare Celery message, in one run, without workers."""
     from cli.stack import Stack
 
@@ -60,7 +60,7 @@ def submit_cost(home: Path) -> dict[str, float]:
             app.send_task("maintenance.sweep")
 
         times: dict[str, list[float]] = {"parse.delay": [], "bare delay": []}
-        for _ in range(JOBS):
+        for _ in range(jobs):
             for name, submit in (("parse.delay", job), ("bare delay", bare)):
                 started = time.perf_counter()
                 submit()
@@ -75,8 +75,11 @@ def submit_cost(home: Path) -> dict[str, float]:
 
 def main() -> None:
     """Run both and print them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="a few of each: whether it works")
+    imports, jobs = (1, 10) if parser.parse_args().short else (IMPORTS, JOBS)
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps({"import": import_cost(), "submit": submit_cost(Path(folder))}, indent=2))
+        print(json.dumps({"import": import_cost(imports), "submit": submit_cost(Path(folder), jobs)}, indent=2))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=1500)
-    count = parser.parse_args().jobs
+    parser.add_argument("--short", action="store_true", help="a few jobs: whether it works")
+    options = parser.parse_args()
+    warm, count = (5, 20) if options.short else (100, options.jobs)
     os.environ["DAILY_BUDGET_USD"] = os.environ["MONTHLY_BUDGET_USD"] = "unlimited"
     with tempfile.TemporaryDirectory() as folder, OneWorker(Path(folder), simulate=True) as stack:
         import urllib.request
@@ -65,7 +67,7 @@ def main() -> None:
         url = stack.environment["PAYMASTER_SIMULATOR"] + "/faults"
         rules = json.dumps({"rules": [{"fault": "latency", "seconds": LATENCY_S}]}).encode()
         urllib.request.urlopen(urllib.request.Request(url, data=rules, method="PUT")).read()
-        measure(stack, 100)  # warm
+        measure(stack, warm)
         print(json.dumps({"parse": measure(stack, count)}, indent=2))
 
 

@@ -5,6 +5,7 @@ limit. The kinds take turns in rounds, so that whatever else the machine does hi
 32 connections that never pause show how many pairs a second there can be; how long a call takes shows `paced`. Threads
 measure their one interpreter, processes redis-py, and sockets, which send the same bytes without it, the server."""
 
+import argparse
 import json
 import random
 import selectors
@@ -33,7 +34,7 @@ from budget.scopes import OPEN, WARM, reservation_key
 from budget.settings import BudgetSettings
 from cli.stack import Stack
 
-ROUNDS, ROUND_S, USERS = 5, 0.6, 1000
+ROUNDS, ROUND_S, USERS, CALLS = 5, 0.6, 1000, 100  # calls of a script between two looks at the statistics
 # processes, connections of each, pairs a second on each connection (0: as many as can be)
 SCENARIOS = {
     "1 connection": (1, 1, 0),
@@ -44,7 +45,6 @@ SCENARIOS = {
 }
 KEPT = ("users", "open reservations", "settled attempts")
 SIZES = (10, 1000, 100_000)
-CALLS = 100  # of one script, between two looks at the server's statistics
 AMOUNT, COST = 20_000_000, 7_000_000
 # Copies a key that the ledger wrote, with its expiry; given KEYS[2], each copy is an open reservation.
 COPY = """
@@ -195,14 +195,15 @@ def over_sockets(url: str, kind: str, connections: int) -> Times:
     return times
 
 
-def measure(url: str, clients: list[ProcessPoolExecutor]) -> dict[str, Any]:
-    """Rates, latencies and ratios of each scenario."""
+def measure(url: str, clients: list[ProcessPoolExecutor], scenarios: list[str], number: int) -> dict[str, Any]:
+    """Rates, latencies and ratios of these scenarios."""
     client = ledger_at(url).client
     report: dict[str, dict[str, Any]] = {}
-    for name, (processes, connections, pairs_per_s) in SCENARIOS.items():
+    for name in scenarios:
+        processes, connections, pairs_per_s = SCENARIOS[name]
         kinds = list(KINDS if processes else ANSWERS)
         rounds: dict[str, list[tuple[Times, float]]] = {kind: [] for kind in kinds}
-        for kind in kinds * (1 + ROUNDS):
+        for kind in kinds * (1 + number):
             client.config_resetstat()
             if processes:
                 each = (url, kind, connections, pairs_per_s, time.time() + 0.02)
@@ -268,31 +269,36 @@ def fill(ledger: Ledger, what: str, size: int) -> dict[str, int]:
     return {"key": int(ledger.client.memory_usage(key) or 0), "with_tables": round((after - before) / size)}
 
 
-def growth(url: str) -> dict[str, dict[str, Any]]:
+def growth(url: str, sizes: tuple[int, ...], rounds: int) -> dict[str, dict[str, Any]]:
     """Bytes of what a ledger keeps, and how the microseconds inside Redis of each script change with its number, each
     in a database of its own; `ratio` is that of the largest number to the smallest."""
-    cells = {cell: ledger_at(f"{url[:-1]}{number}") for number, cell in enumerate(product(KEPT, SIZES), start=1)}
+    cells = {cell: ledger_at(f"{url[:-1]}{number}") for number, cell in enumerate(product(KEPT, sizes), start=1)}
     filled = {what: fill(ledger, what, size) for (what, size), ledger in cells.items()}  # the largest size is the last
     report: dict[str, dict[str, Any]] = {what: {"bytes": each} for what, each in filled.items()}
     runs: dict[str, list[dict[int, dict[str, float]]]] = {what: [] for what in KEPT}
-    for what in KEPT * ROUNDS:
-        users = {size: size if what == "users" else SIZES[0] for size in SIZES}
-        runs[what].append({size: scripts(cells[what, size], users[size]) for size in SIZES})
-    for what, script in product(KEPT, runs[KEPT[0]][0][SIZES[0]]):
-        medians = {size: round(statistics.median(run[size][script] for run in runs[what]), 1) for size in SIZES}
-        ratio = statistics.median(run[SIZES[-1]][script] / run[SIZES[0]][script] for run in runs[what])
+    for what in KEPT * rounds:
+        users = {size: size if what == "users" else sizes[0] for size in sizes}
+        runs[what].append({size: scripts(cells[what, size], users[size]) for size in sizes})
+    for what, script in product(KEPT, runs[KEPT[0]][0][sizes[0]]):
+        medians = {size: round(statistics.median(run[size][script] for run in runs[what]), 1) for size in sizes}
+        ratio = statistics.median(run[sizes[-1]][script] / run[sizes[0]][script] for run in runs[what])
         report[what][f"{script}_us"] = {**medians, "ratio": round(ratio, 2)}
     return report
 
 
 def main() -> None:
     """Start a server and the clients, measure, print, stop them: also on SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="one round of little: whether it works")
+    few = parser.parse_args().short
+    rounds, sizes, scenarios = (1, SIZES[:2], [*SCENARIOS][:1]) if few else (ROUNDS, SIZES, [*SCENARIOS])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = stack.enter_context(Server(home, simulate=False)).environment["REDIS_URL"]
         clients = [stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"))) for _ in range(4)]
-        print(json.dumps({"kept": growth(url), "pairs": measure(url, clients)}, indent=2))
+        report = {"kept": growth(url, sizes, rounds), "pairs": measure(url, clients, scenarios, rounds)}
+        print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

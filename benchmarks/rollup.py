@@ -3,10 +3,10 @@
 Prints JSON. `python -m benchmarks.rollup 100000` takes so many attempts instead. The server is one of its own, with
 PostgreSQL's own settings; seconds are those of whole rounds, each measured once."""
 
+import argparse
 import json
 import os
 import signal
-import sys
 import time
 from datetime import timedelta
 from typing import Any
@@ -115,7 +115,11 @@ def measure(attempts: int) -> dict[str, Any]:
 def main() -> None:
     """Start a server, measure, print, stop it: also on SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    attempts = int(sys.argv[1]) if len(sys.argv) > 1 else MILLION
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("attempts", nargs="?", type=int, default=MILLION)
+    parser.add_argument("--short", action="store_true", help="few attempts: whether it works")
+    options = parser.parse_args()
+    attempts = 2000 if options.short else options.attempts
     with running_postgres({}) as url:
         os.environ["DATABASE_URL"] = url
         once_per_environment.forget_all()

@@ -4,6 +4,7 @@ Prints JSON: microseconds of CPU, p50 and p99, for descriptions of several sizes
 choosing by the record. Nothing else of a job is in it: no payload check, no SQL. Nothing here waits, so on a quiet
 machine the clock shows the same; on a busy one its p99 would be that of the neighbours."""
 
+import argparse
 import json
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ DESCRIPTIONS = {
 }
 
 
-def microseconds(run: Callable[[int], object], runs: int = RUNS) -> dict[str, float]:
+def microseconds(run: Callable[[int], object], runs: int) -> dict[str, float]:
     """p50 and p99 of single runs."""
     times = []
     for number in range(runs):
@@ -56,6 +57,9 @@ def chooser(
 
 def main() -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="a few runs of each: whether it works")
+    runs = 100 if parser.parse_args().short else RUNS
     plain = SelectionSettings(model_split_test=(), model_selection_adaptive=False)
     split = plain.model_copy(update={"model_split_test": DEFAULT})
     record = Record(calls=50, cost=300_000_000, succeeded=50, tokens=80_000, p95_ms=900, quality=0.9)
@@ -63,10 +67,10 @@ def main() -> None:
     report: dict[str, object] = {}
     for name, description in DESCRIPTIONS.items():
         report[name] = {
-            "count_words": microseconds(lambda _, text=description: count_words(text)),  # type: ignore[misc]
-            "choose": microseconds(chooser(description, plain)),
-            "choose, split test": microseconds(chooser(description, split)),
-            "choose, adaptive": microseconds(chooser(description, plain, statistics)),
+            "count_words": microseconds(lambda _, text=description: count_words(text), runs),  # type: ignore[misc]
+            "choose": microseconds(chooser(description, plain), runs),
+            "choose, split test": microseconds(chooser(description, split), runs),
+            "choose, adaptive": microseconds(chooser(description, plain, statistics), runs),
         }
     print(json.dumps(report, indent=2))
 

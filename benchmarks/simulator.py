@@ -157,7 +157,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5, help="at most, for each route")
     parser.add_argument("--requests", type=int, default=30_000, help="at most, for each route")
     parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--short", action="store_true", help="a few requests: whether it works")
     options = parser.parse_args()
+    if options.short:
+        options.seconds, options.requests = 1, 200
     command = [sys.executable, "-m", "simulator", "--port", "0", "--json"]
     root = Path(__file__).resolve().parent.parent
     server = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
@@ -176,7 +179,9 @@ def main() -> None:
             repeated = (request for request, _ in zip(cycle(built), range(options.requests), strict=False))
             run = measure(target.hostname or "", target.port or 0, repeated, options.connections, options.seconds)
             report[name] = asyncio.run(run)
-        built = [raw("/v1/chat/completions", chat(number)) for number in range(1000, 3000)]
+        built = [
+            raw("/v1/chat/completions", chat(number)) for number in range(1000, 1000 + min(2000, options.requests))
+        ]
         run = measure(target.hostname or "", target.port or 0, iter(built), options.connections, options.seconds)
         report["chat_fresh"] = asyncio.run(run)
         billed = json.load(urlopen(url + "/bill"))["requests"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -106,7 +108,25 @@ class Tally:
     requests: int = 0
     routes: Counter[str] = field(default_factory=Counter)
     refused: Counter[int] = field(default_factory=Counter)
+    in_flight: int = 0
+    most_in_flight: int = 0
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Count a request as in flight meanwhile."""
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
 
     def as_dict(self) -> dict[str, Any]:
-        """Counts: all, by route, and the refused by HTTP status."""
-        return {"requests": self.requests, "routes": dict(self.routes), "refused": dict(self.refused)}
+        """Counts: all, by route, the refused by HTTP status, and how many are and were at most in flight."""
+        return {
+            "requests": self.requests,
+            "routes": dict(self.routes),
+            "refused": dict(self.refused),
+            "in_flight": self.in_flight,
+            "most_in_flight": self.most_in_flight,
+        }

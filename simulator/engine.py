@@ -117,7 +117,12 @@ class Simulator:
     # --- the providers' routes
 
     async def serve(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
-        """One provider request: refuse it, or generate, bill and deliver."""
+        """One provider request, counted while it is in flight."""
+        with self.tally.under_way():
+            return await self.answer(endpoint, request)
+
+    async def answer(self, endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
+        """Refuse it, or generate, bill and deliver."""
         received = time.time()
         self.served += 1
         self.tally.requests += 1

@@ -101,6 +101,8 @@ def test_what_is_refused_is_counted_and_not_billed(sim: Any) -> None:
         "routes": {"chat": 3},
         "refused": {"404": 1, "400": 1, "500": 1},
         "billed": 0,
+        "in_flight": 0,
+        "most_in_flight": 1,
     }
 
 
