@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-postgres chaos fuzz coverage docs lint types format bench-api bench-database bench-enqueue bench-jobs bench-ledger bench-rollup bench-selection bench-simulator lock clean
+.PHONY: help install demo up test test-postgres chaos fuzz coverage docs lint types format bench-api bench-database bench-enqueue bench-growth bench-jobs bench-ledger bench-overshoot bench-peers bench-rollup bench-selection bench-simulator bench-soak lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -61,11 +61,21 @@ bench-database: install  ## A million jobs in SQL: bytes, plans, milliseconds (J
 bench-enqueue: install  ## What submitting costs an application (JSON)
 	@$(BIN)/python -m benchmarks.enqueue
 
+bench-growth: install  ## Whether a job costs the same among 100,000 that are stored (JSON, minutes)
+	@$(BIN)/python -m benchmarks.growth
+
 bench-jobs: install  ## What a job costs a worker (JSON)
 	@$(BIN)/python -m benchmarks.jobs
 
 bench-ledger: install  ## What admission costs, beside bare counters (JSON)
 	@$(BIN)/python -m benchmarks.ledger
+
+bench-overshoot: install  ## Dollars billed beyond a budget, by ours and by litellm's Router, BudgetManager and proxy (JSON)
+	@$(BIN)/python -m benchmarks.overshoot
+
+bench-peers:  ## Install what we are measured against into .venv-peers
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet --requirement benchmarks/peers/requirements.txt
 
 bench-rollup: install  ## What the daily rollup of a million attempts costs on PostgreSQL (JSON)
 	@$(BIN)/python -m benchmarks.rollup
@@ -76,8 +86,11 @@ bench-simulator: install  ## How many requests a second the simulator serves (JS
 bench-selection: install  ## What choosing a model costs (JSON)
 	@$(BIN)/python -m benchmarks.selection
 
+bench-soak: install  ## Half an hour of steady jobs: memory, connections, descriptors, Redis keys (JSON)
+	@$(BIN)/python -m benchmarks.soak
+
 lock:  ## Renew requirements.lock from pyproject.toml (needs uv)
 	@uv lock && uv export --quiet --no-emit-project --no-header --no-annotate -o requirements.lock
 
 clean:  ## Remove what was installed and made here
-	@rm -rf .venv .paymaster .bootstrap.lock .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-peers .paymaster .bootstrap.lock .pytest_cache .mypy_cache .ruff_cache .hypothesis

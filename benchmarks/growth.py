@@ -151,7 +151,11 @@ def measure(dialect: str, sizes: tuple[int, ...], rounds: int, count: int) -> di
         told = {str(arm.size): arm.told() for arm in arms if arm.users == users}
         first, *_, last = told.values()
         ratio = last["all_cpu_ms_per_job"] / first["all_cpu_ms_per_job"]
-        report[f"{users} users"] = {**told, "largest_to_smallest": round(ratio, 3), "flat": ratio <= FLAT}
+        report[f"{users} user{'s'[: users > 1]}"] = {
+            **told,
+            "largest_to_smallest": round(ratio, 3),
+            "flat": ratio <= FLAT,
+        }
     return report
 
 

@@ -27,12 +27,11 @@ def cpu_s(pid: int) -> float:
 
 
 def memory_mb(pid: int) -> dict[str, float]:
-    """Megabytes resident (`rss`), and with what is shared divided among those who share it (`pss`)."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    found = {
-        words[0]: int(words[1]) / 1024 for line in lines if (words := line.split()) and words[0] in ("Rss:", "Pss:")
-    }
-    return {"rss": found["Rss:"], "pss": found["Pss:"]}
+    """Megabytes resident (`rss`), and those of them that no file holds (`own`): the others come and go as the machine
+    has room for its files."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
+    found = {words[0]: int(words[1]) / 1024 for words in lines if words[0] in ("Rss:", "Anonymous:")}
+    return {"rss": found["Rss:"], "own": found["Anonymous:"]}
 
 
 def descriptors(pid: int) -> int:

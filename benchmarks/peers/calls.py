@@ -17,7 +17,8 @@ MAX_TOKENS = 1000
 @dataclass(frozen=True)
 class Share:
     """One process' part. `numbers` are the calls that it makes, `in_flight` of them at a time; `log` gets a line for
-    each that has ended. `fallback` is the model after `model`, if there is one."""
+    each that has ended. `fallback` is the model after `model`, if there is one.
+    `server` and `key` are for whoever calls a server between."""
 
     numbers: list[int]
     in_flight: int
@@ -28,6 +29,8 @@ class Share:
     model: str
     fallback: str | None
     prompt: str
+    server: str
+    key: str
 
     @property
     def messages(self) -> list[dict[str, Any]]:
