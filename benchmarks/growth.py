@@ -147,11 +147,11 @@ def measure(dialect: str, sizes: tuple[int, ...], rounds: int, count: int) -> di
                 arm.play(count, server)
                 print(dialect, arm.size, arm.users, arm.rounds[-1], file=sys.stderr, flush=True)
     report: dict[str, Any] = {}
-    for users in USERS:
+    for users, name in zip(USERS, ("1 user", "10000 users"), strict=True):
         told = {str(arm.size): arm.told() for arm in arms if arm.users == users}
         first, *_, last = told.values()
         ratio = last["all_cpu_ms_per_job"] / first["all_cpu_ms_per_job"]
-        report[f"{users} user{'s'[: users > 1]}"] = {
+        report[name] = {
             **told,
             "largest_to_smallest": round(ratio, 3),
             "flat": ratio <= FLAT,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ground import PROCESSES, Ours, Played, Scenario
-from benchmarks.theirs import NEEDS_PEERS, BudgetManager, Peer, Proxy, ProxyProvider, Router, has_peers
+from benchmarks.theirs import NEEDS_PEERS, BudgetManager, Peer, Proxy, ProxyProvider, ProxyStrict, Router, has_peers
 from db.once import once_per_environment
 
 CALLS = 400
@@ -36,6 +36,7 @@ CONTENDERS: dict[str, type[Ours] | type[Peer]] = {
     "router": Router,
     "budget_manager": BudgetManager,
     "proxy_key_budget": Proxy,
+    "proxy_key_budget_strict": ProxyStrict,
     "proxy_provider_budget": ProxyProvider,
 }
 

@@ -151,6 +151,7 @@ class Proxy(Peer):
     is the proxy, and clients make a call again whose connection broke."""
 
     program = "proxy"
+    strict = False
 
     def before_round(self, scenario: Scenario, budget: int) -> None:
         if not self.server:
@@ -180,6 +181,7 @@ class Proxy(Peer):
             "general_settings": {
                 "custom_auth": "proxy_auth.user_api_key_auth",
                 "custom_auth_run_common_checks": True,
+                "fail_closed_budget_enforcement": self.strict,
             },
         }
         (self.home / "config.yaml").write_text(json.dumps(config))
@@ -211,6 +213,13 @@ class Proxy(Peer):
         os.kill(self.pid("proxy"), signal.SIGKILL)
         self.run_proxy()
         return victim
+
+
+class ProxyStrict(Proxy):
+    """The same, with `fail_closed_budget_enforcement`: by default a call that does not fit any more is let through,
+    with a reservation that is cut to what is left."""
+
+    strict = True
 
 
 class ProxyProvider(Proxy):
