@@ -22,7 +22,7 @@ from cli.stack import Stack
 
 PROCESSES = 4
 LATENCY_S = 0.5
-ROUND_WITHIN_S = 300
+ROUND_WITHIN_S = 900
 # under 200 words it is a posting for gpt-4o-mini, above for gpt-4o
 LONG = "We look for a baker who can knead, shape and bake. Skills: dough, ovens, patience. " * 20
 SHORT = LONG[: len(LONG) // 4]

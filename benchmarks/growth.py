@@ -30,7 +30,7 @@ from tests.db.statements import fill
 from tests.postgres import PostgresServer, database_on, postgres_server
 
 SIZES = (1_000, 10_000, 100_000)
-USERS = (1, 10_000)
+USERS = {"1 user": 1, "10000 users": 10_000}
 LATENCY_S = 0.05
 FLAT = 1.1
 
@@ -118,27 +118,29 @@ class Arm(Small):
 
 
 @contextmanager
-def arms_on(dialect: str, sizes: tuple[int, ...]) -> Iterator[tuple[list[Arm], PostgresServer | None]]:
+def arms_on(
+    dialect: str, sizes: tuple[int, ...], users: dict[str, int]
+) -> Iterator[tuple[list[Arm], PostgresServer | None]]:
     """An arm for each size and number of users; the environment is as before afterwards."""
     before = dict(os.environ)
     with ExitStack() as held:
         server = held.enter_context(postgres_server({"max_connections": "500"})) if dialect == "postgresql" else None
         arms = []
         for size in sizes:
-            for users in USERS:
+            for number in users.values():
                 folder = held.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-                url = held.enter_context(database_on(server.url, f"jobs_{size}_{users}")) if server else None
-                arms.append(held.enter_context(Arm(Path(folder), url, size, users)))
+                url = held.enter_context(database_on(server.url, f"jobs_{size}_{number}")) if server else None
+                arms.append(held.enter_context(Arm(Path(folder), url, size, number)))
                 once_per_environment.forget_all()
                 os.environ.clear()
                 os.environ.update(before)
-                print(f"{dialect}: {size} jobs of {users} users are stored", file=sys.stderr, flush=True)
+                print(f"{dialect}: {size} jobs of {number} users are stored", file=sys.stderr, flush=True)
         yield arms, server
 
 
-def measure(dialect: str, sizes: tuple[int, ...], rounds: int, count: int) -> dict[str, Any]:
+def measure(dialect: str, sizes: tuple[int, ...], users: dict[str, int], rounds: int, count: int) -> dict[str, Any]:
     """All sizes in turn, and how the largest compares with the smallest."""
-    with arms_on(dialect, sizes) as (arms, server):
+    with arms_on(dialect, sizes, users) as (arms, server):
         for arm in arms:
             arm.batch(count)
         for number in range(rounds):
@@ -147,8 +149,8 @@ def measure(dialect: str, sizes: tuple[int, ...], rounds: int, count: int) -> di
                 arm.play(count, server)
                 print(dialect, arm.size, arm.users, arm.rounds[-1], file=sys.stderr, flush=True)
     report: dict[str, Any] = {}
-    for users, name in zip(USERS, ("1 user", "10000 users"), strict=True):
-        told = {str(arm.size): arm.told() for arm in arms if arm.users == users}
+    for name, number in users.items():
+        told = {str(arm.size): arm.told() for arm in arms if arm.users == number}
         first, *_, last = told.values()
         ratio = last["all_cpu_ms_per_job"] / first["all_cpu_ms_per_job"]
         report[name] = {
@@ -168,9 +170,11 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="SQLite and few jobs, to see that it works")
     options = parser.parse_args()
     sizes: tuple[int, ...] = SIZES
+    users = USERS
     dialects = [options.database] if options.database else ["sqlite", "postgresql"]
     if options.short:
-        sizes, dialects, options.rounds, options.jobs = (100, 1_000), ["sqlite"], 1, 20
+        sizes, users, dialects = (100, 1_000), {"1 user": 1}, ["sqlite"]
+        options.rounds, options.jobs = 1, 20
     for name in ("DAILY_BUDGET_USD", "MONTHLY_BUDGET_USD", "MAX_COST_PER_USER_DAILY_USD"):
         os.environ[name] = "unlimited"
     with running(latency_s=LATENCY_S) as url:
@@ -180,7 +184,7 @@ def main() -> None:
             "ANTHROPIC_API_BASE": url,
             "ANTHROPIC_API_KEY": "simulated",
         }
-        report = {dialect: measure(dialect, sizes, options.rounds, options.jobs) for dialect in dialects}
+        report = {dialect: measure(dialect, sizes, users, options.rounds, options.jobs) for dialect in dialects}
     print(json.dumps({"jobs_of_a_batch": options.jobs, "rounds": options.rounds, **report}, indent=2))
 
 

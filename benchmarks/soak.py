@@ -136,7 +136,7 @@ def left_by_jobs(client: redis.Redis, jobs: int) -> dict[str, Any]:
     for name, found in sorted(keys.items()):
         some = random.Random(0).sample(found, min(200, len(found)))
         size = statistics.fmean(client.memory_usage(key) or 0 for key in some)
-        ttl = max(client.ttl(key) for key in some)
+        ttl = statistics.median(client.ttl(key) for key in some)
         told[name] = {
             "keys": len(found),
             "bytes_of_one": round(size),
