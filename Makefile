@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-postgres chaos fuzz coverage docs lint types format bench lock clean
+.PHONY: help install demo up test test-postgres chaos fuzz coverage docs lint types format bench bench-peers lock clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 20
@@ -60,8 +60,12 @@ bench: install  ## Measure all, keep it and write docs/benchmarks.md (BENCH="ove
 bench-%: install
 	@$(BIN)/python -m benchmarks.$* $(OPTIONS)
 
+bench-peers:  ## Install what we are measured against into .venv-peers
+	@$(PYTHON) -m venv .venv-peers
+	@.venv-peers/bin/python -m pip --disable-pip-version-check install --quiet --requirement benchmarks/peers/requirements.txt
+
 lock:  ## Renew requirements.lock from pyproject.toml (needs uv)
 	@uv lock && uv export --quiet --no-emit-project --no-header --no-annotate -o requirements.lock
 
 clean:  ## Remove what was installed and made here
-	@rm -rf .venv .paymaster .bootstrap.lock .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-peers .paymaster .bootstrap.lock .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -69,6 +69,10 @@ class PostgresServer:
                 raise RuntimeError(f"PostgreSQL did not start: {log.read_text()[-2000:]}")
             time.sleep(0.2)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def kill(self) -> None:
         """As if the machine had lost it: no process of it says goodbye."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")

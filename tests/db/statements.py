@@ -39,7 +39,7 @@ INSERT INTO jobs (id, kind, state, queue, user_id, payload, model_metadata, tota
 SELECT 'job-0000-0000-0000-000000000000-' || n, 'parse',
     CASE WHEN n % 1000 > 0 THEN 'succeeded' WHEN n % 4000 = 0 THEN 'queued' WHEN n % 4000 = 1000 THEN 'running'
         WHEN n % 4000 = 2000 THEN 'waiting' ELSE 'deferred' END,
-    'parse', 'user-' || n % 5000, '{{}}', '{metadata}', n % 9000000, {moment},
+    'parse', 'user-' || n % {users}, '{{}}', '{metadata}', n % 9000000, {moment},
     CASE WHEN n % 1000 > 0 THEN {moment} END, CASE WHEN n % 1000 = 0 THEN {moment} END,
     CASE WHEN n % 4000 = 1000 THEN 'host:1:' || n END, CASE WHEN n % 4000 = 1000 THEN {moment} END, 5, 1, 0, 0
 FROM {series}
@@ -52,7 +52,7 @@ INSERT INTO model_performance_metrics (id, job_id, number, part, state, model_na
 SELECT 'attempt000000000000000000000-' || n, 'job-0000-0000-0000-000000000000-' || n, 1, 0,
     CASE WHEN n % 1000 = 0 THEN 'calling' WHEN n % 500 = 1 THEN 'unknown' ELSE 'succeeded' END,
     CASE n % 3 WHEN 0 THEN 'gpt-4o' WHEN 1 THEN 'gpt-4o-mini' ELSE 'claude-sonnet-4-20250514' END, 'openai', 'parse',
-    'user-' || n % 5000, 'keywords', 'balanced', 'balanced_strategy_general_complexity', {day}, substr({day}, 1, 7),
+    'user-' || n % {users}, 'keywords', 'balanced', 'balanced_strategy_general_complexity', {day}, substr({day}, 1, 7),
     20000000, n % 9000000,
     CASE WHEN n % 1000 = 0 THEN NULL WHEN n % 500 = 1 THEN 'reservation' ELSE 'usage' END,
     CASE WHEN n % 1000 = 0 THEN NULL ELSE n % 500 <> 1 END, 1500, 1000, 500, 0, 0, 5, 4, 1000 + n % 700, {half},
@@ -66,8 +66,8 @@ def job_id(number: int) -> str:
     return f"job-0000-0000-0000-000000000000-{number}"
 
 
-def fill(connection: Connection, rows: int) -> None:
-    """So many jobs of the last thirty days with an attempt each, the first ones youngest."""
+def fill(connection: Connection, rows: int, users: int = 5000) -> None:
+    """So many jobs of the last thirty days, of so many users, with an attempt each, the first ones youngest."""
     dialect = connection.dialect.name
     moment = MOMENT[dialect]
     words = {"series": SERIES, "moment": moment, "day": DAY[dialect].format(moment), "half": HALF[dialect]}
@@ -77,7 +77,7 @@ def fill(connection: Connection, rows: int) -> None:
         "now": NOW if dialect == "postgresql" else f"{NOW:%Y-%m-%d %H:%M:%S}",
     }
     for statement in (JOBS, ATTEMPTS):
-        connection.execute(text(statement.format(metadata=METADATA, **words)), values)
+        connection.execute(text(statement.format(metadata=METADATA, users=users, **words)), values)
 
 
 PARKED = Parked(job_id(3000), None, None, None, NOW - timedelta(days=2))
