@@ -215,14 +215,15 @@ def defer(session: Session, job_id: str, runner: str, values: dict[str, Any]) ->
 
 def succeed(session: Session, job_id: str, values: dict[str, Any]) -> None:
     """The job is done. `values` holds `result`, `model_metadata` and `model_selection_strategy`; its cost is that of
-    all its attempts as they stand by now."""
+    all its attempts as they stand by now, and is put into the metadata."""
     cost = cost_of(session, job_id)
-    values = {**values, "total_cost_nano": cost, "model_metadata": _with_cost(values["model_metadata"], cost)}
+    values["model_metadata"]["cost_usd"] = _usd(cost)
+    values = {**values, "total_cost_nano": cost}
     session.execute(_SUCCEED, {"job_id": job_id, "now": utc_now(), **{f"new_{k}": v for k, v in values.items()}})
 
 
-def _with_cost(metadata: dict[str, Any], cost: int) -> dict[str, Any]:
-    return {**metadata, "cost_usd": cost / 10**9}
+def _usd(nano: int) -> float:
+    return nano / 10**9
 
 
 def fail(session: Session, job_id: str, runner: str, code: str, sentence: str) -> None:
@@ -248,7 +249,7 @@ def recount_cost(session: Session, job_id: str) -> None:
     job = session.get_one(Job, job_id, with_for_update=True)
     job.total_cost_nano = cost_of(session, job_id)
     if job.model_metadata:
-        job.model_metadata = _with_cost(job.model_metadata, job.total_cost_nano)
+        job.model_metadata = {**job.model_metadata, "cost_usd": _usd(job.total_cost_nano)}
 
 
 def attempts_of(session: Session, job_id: str) -> Sequence[Attempt]:

@@ -54,10 +54,12 @@ class Run:
         self.history = self._close_abandoned() if job.runs > 1 else []
         self.payload = kind.payload(job.payload)
         self.requests: dict[str, list[Request]] = {}
+        self.finished: tuple[Any, dict[str, Any]] | None = None
         self.selection: Selection = choose(kind, self.payload, job.id, self._most_input)
 
-    def finish(self) -> None:
-        """Make the calls that are still to be made; the last one's outcome finishes the job."""
+    def finish(self) -> Any:
+        """Make the calls that are still to be made; the last one's outcome finishes the job. Returns the job's result,
+        or None if it must be read from SQL."""
         models = self._models_left()
         paid = {attempt.part: attempt.model_name for attempt in self.history if attempt.state == AttemptState.SUCCEEDED}
         if paid:
@@ -69,6 +71,7 @@ class Run:
                 self._call_within_budget(part, total, models)
             if total > 1:
                 self._tell_progress(part + 1, total)
+        return self.kind.result(*self.finished) if self.finished and self.kind.in_row else None
 
     def _tell_progress(self, done: int, total: int) -> None:
         try:
@@ -237,6 +240,7 @@ class Run:
                 {"model": plan.model.id, "state": str(AttemptState.SUCCEEDED), "error": None},
             ],
         }
+        self.finished = (done.data, metadata)
         return {"model_metadata": metadata, "model_selection_strategy": plan.strategy}
 
     def _after_failure(self, failure: CallFailed) -> NoReturn:

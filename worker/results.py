@@ -44,6 +44,15 @@ class JobBackend(RedisBackend):
         if waited_for.get():
             super().on_task_call(producer, task_id)
 
+    def _store_result(self, task_id: str, result: Any, state: str, *arguments: Any, **options: Any) -> Any:
+        """Celery looks first whether there is a success already. A success needs not: it is the same job's."""
+        if state != states.SUCCESS:
+            return super()._store_result(task_id, result, state, *arguments, **options)  # type: ignore[misc]
+        celery: Any = self
+        meta = celery._get_result_meta(result, state, None, options.get("request"))
+        celery._set_with_state(self.get_key_for_task(task_id), self.encode({**meta, "task_id": task_id}), state)
+        return result
+
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
         """Celery's meta data of a task; of a job that Redis does not know, or not to its end, by its row."""
         meta: dict[str, Any] = super().get_task_meta(task_id, cache=cache)

@@ -67,8 +67,8 @@ def _run_claimed(
     job_id = job.id
     try:
         _refuse_poison(job)
-        Run(kind, job, runner, progress).finish()
-        return _outcome_of(kind, job_id)
+        result = Run(kind, job, runner, progress).finish()
+        return _outcome_of(kind, job_id) if result is None else result
     except LostJob:
         raise NotOurs from None
     except (RunAgain, LedgerError, NotRecorded) as trouble:
