@@ -22,7 +22,7 @@ up: install  ## Run the embedded stack until Ctrl-C
 	@exec $(BIN)/paymaster up
 
 test: lint types  ## Lint, types and the whole test suite
-	@$(BIN)/pytest -n 2 --dist loadgroup
+	@$(BIN)/pytest -n 3 --dist loadgroup
 
 test-postgres: install  ## The tests that need a database, all on PostgreSQL
 	@$(BIN)/pytest -n 2 --dist loadgroup --database postgresql tests/db tests/budget tests/worker tests/watch tests/api tests/integration/test_postgres.py

@@ -87,9 +87,9 @@ def test_the_command_counts_first() -> None:
     def ran(*words: str) -> Any:
         return json.loads(CliRunner().invoke(command, ["db", "prune", *words, "--json"]).output)
 
-    assert ran("--days", "3", "--dry-run") == {"days": 3, "jobs": 0, "dry_run": True}
-    assert ran("--days", "1", "--dry-run") == {"days": 1, "jobs": 1, "dry_run": True}
-    assert ran("--days", "1") == {"days": 1, "jobs": 1, "dry_run": False}
+    assert ran("--days", "3", "--dry-run") == {"days": 3, "jobs": 0, "alerts": 0, "dry_run": True}
+    assert ran("--days", "1", "--dry-run") == {"days": 1, "jobs": 1, "alerts": 0, "dry_run": True}
+    assert ran("--days", "1") == {"days": 1, "jobs": 1, "alerts": 0, "dry_run": False}
     assert ran("--days", "1", "--dry-run")["jobs"] == 0
 
 

@@ -27,6 +27,7 @@ from db.once import once_per_environment
 from db.session import read
 from tests.chaos.nursery import Child, Nursery
 from tests.integration.conftest import point_celery_at
+from worker.app import app
 from worker.queues import QUEUES
 
 JOB_QUEUES = ",".join(QUEUES[:-1])
@@ -67,13 +68,15 @@ class Stage(Stack):
         self.children: list[Child] = []
 
     def __enter__(self) -> Self:
-        self._before = dict(os.environ)
+        self._before, self._broker_before = dict(os.environ), app.conf.broker_url
         return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
+        # the stack that other tests share may be up
+        point_celery_at(self._broker_before)
         once_per_environment.forget_all()
         os.environ.clear()
         os.environ.update(self._before)
