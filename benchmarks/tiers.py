@@ -1,8 +1,8 @@
 """Whether a flood of one tier starves another: 20 parse jobs on an idle system, and behind 2,000 embed jobs.
 
-Prints JSON, for the workers of `paymaster up` (one a queue) and for those of docker-compose.yml (one for parse and
-embed together): milliseconds until the first half and until all of 20 parse jobs are over, medians over batches one
-after another, and how the flood went meanwhile. Providers take 500 ms."""
+Prints JSON: milliseconds until the first half and until all of 20 parse jobs are over, medians over batches one after
+another, and how the flood went meanwhile. Each queue has a worker, as in `paymaster up` and docker-compose.yml;
+providers take 500 ms."""
 
 import argparse
 import json
@@ -10,8 +10,6 @@ import os
 import statistics
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +20,7 @@ from benchmarks.processes import POSTING, Servers
 
 LATENCY_S = 0.5
 PARSE_JOBS, EMBED_JOBS, BATCHES = 20, 2000, 5
-# the queues of each worker
-LAYOUTS = {
-    "paymaster up": ("parse", "embed", "generate", "maintenance"),
-    "docker-compose": ("parse,embed", "generate", "maintenance"),
-}
+QUEUES = ("parse", "embed", "maintenance")
 TEXTS = ["Kneads dough", "Bakes bread at night", "Sells rolls"]
 
 
@@ -58,22 +52,20 @@ def medians(batches: list[dict[str, float]]) -> dict[str, float]:
     return {figure: round(statistics.median(one[figure] for one in batches)) for figure in batches[0]}
 
 
-def measure(layout: tuple[str, ...], jobs: int, number: int, concurrency: int) -> dict[str, Any]:
+def measure(jobs: int, number: int, concurrency: int) -> dict[str, Any]:
     """Batches on the idle system, then as many behind the flood."""
     with tempfile.TemporaryDirectory() as folder, Servers(Path(folder), simulate=True) as servers:
         from tasks import embed
         from worker.app import app
 
-        names = {queues: queues.replace(",", "-") for queues in layout}
-        for queues, name in names.items():
-            servers.start_worker_of(name, "worker.app", "-Q", queues, "-c", str(concurrency))
-        servers.wait_for_workers(servers.environment["REDIS_URL"], *names.values())
+        for queue in QUEUES:
+            servers.start_worker_of(queue, "worker.app", "-Q", queue, "-c", str(concurrency))
+        servers.wait_for_workers(servers.environment["REDIS_URL"], *QUEUES)
         batch()  # warm
         embed.delay(texts=TEXTS).get(timeout=120)
         servers.set_latency(LATENCY_S)
         idle = medians([batch() for _ in range(number)])
-        for_embed = next(queues for queues in layout if "embed" in queues)
-        node = [f"{names[for_embed]}@bench"]
+        node = ["embed@bench"]
         app.control.cancel_consumer("embed", destination=node, reply=True, timeout=5)
         flood = [embed.delay(texts=TEXTS) for _ in range(jobs)]
         started = time.perf_counter()
@@ -86,11 +78,10 @@ def measure(layout: tuple[str, ...], jobs: int, number: int, concurrency: int) -
         for result in flood:
             result.get(timeout=300)
         seconds = time.perf_counter() - started
-    ratio = {figure: round(flooded[figure] / idle[figure], 2) for figure in idle}
     return {
         "idle": idle,
         "flooded": flooded,
-        "ratio": ratio,
+        "ratio": {figure: round(flooded[figure] / idle[figure], 2) for figure in idle},
         "embed_jobs_per_second": round(jobs / seconds, 1),
         "embed_jobs_waiting_after_each_batch": waiting,
     }
@@ -99,19 +90,12 @@ def measure(layout: tuple[str, ...], jobs: int, number: int, concurrency: int) -
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layout", choices=LAYOUTS, help="only this one")
-    parser.add_argument("--short", action="store_true", help="one worker, one batch: whether it works")
+    parser.add_argument("--short", action="store_true", help="one batch behind few jobs: whether it works")
     options = parser.parse_args()
     jobs, number, concurrency = (60, 1, 20) if options.short else (EMBED_JOBS, BATCHES, 100)
     os.environ["DAILY_BUDGET_USD"] = os.environ["MONTHLY_BUDGET_USD"] = "9000000"
-    chosen = [options.layout] if options.layout else [*LAYOUTS][-1:] if options.short else [*LAYOUTS]
-    report: dict[str, Any] = {"embed_jobs": jobs, "parse_jobs": PARSE_JOBS, "batches": number}
-    for name in chosen:
-        layout = LAYOUTS[name][: 1 if options.short else None]  # of docker-compose the first has both
-        # Celery's settings are those of one stack for as long as a process lives
-        with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
-            report[name] = fresh.submit(measure, layout, jobs, number, concurrency).result()
-    print(json.dumps(report, indent=2))
+    report = {"embed_jobs": jobs, "parse_jobs": PARSE_JOBS, "batches": number}
+    print(json.dumps(report | measure(jobs, number, concurrency), indent=2))
 
 
 if __name__ == "__main__":

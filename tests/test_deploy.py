@@ -97,7 +97,7 @@ def test_prometheus_scrapes_services_that_exist_and_grafana_asks_it() -> None:
     targets = {target.split(":")[0] for job in scrape for config in job.get("static_configs", [])
                for target in config["targets"]}  # fmt: skip
     names = {name for job in scrape for config in job.get("dns_sd_configs", []) for name in config["names"]}
-    assert targets | names == {"api", "worker-fast", "worker-slow", "worker-premium", "worker-maintenance"}
+    assert targets | names == {"api", *(name for name in OURS if name.startswith("worker-"))}
     assert targets | names <= set(SERVICES)
     source = yaml.safe_load((ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text())
     uid = source["datasources"][0]["uid"]

@@ -42,7 +42,7 @@ def run_check(stack: RunningStack, command: list[str], **more: str) -> int:
 
 
 def test_the_health_check_of_a_worker_asks_that_worker(quiet: RunningStack) -> None:
-    test = SERVICES["worker-fast"]["healthcheck"]["test"]
+    test = SERVICES["worker-parse"]["healthcheck"]["test"]
     assert test[0] == "CMD-SHELL" and test[1].startswith("paymaster-entrypoint ")
     command = test[1].replace("paymaster-entrypoint", str(ROOT / "deploy/entrypoint.sh"), 1).replace("$$", "$")
     node = {"HOSTNAME": socket.gethostname()}

@@ -1,14 +1,58 @@
 """What the broker's connection may do to a worker."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kombu import Connection, Exchange, Queue
+from kombu.asynchronous import Hub, get_event_loop, set_event_loop
 from kombu.transport.redis import Channel
 from redis import ConnectionPool, Redis
 
 import worker.app  # noqa: F401  # it mends kombu
+from worker.broker import TOGETHER_S
+from worker.consumer import Consumer
+
+QUEUE = Queue("letters", Exchange("letters"), "letters")
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """The loop of a worker, whose timers the test fires."""
+    before, hub = get_event_loop(), Hub()
+    set_event_loop(hub)
+    yield hub
+    set_event_loop(before)
+
+
+@pytest.fixture
+def letters(redis_server: str) -> Iterator[Any]:
+    """A channel with three messages, and no worker."""
+    with Connection(redis_server) as connection:
+        channel: Any = connection.default_channel
+        for number in range(3):
+            connection.Producer(channel).publish(
+                number, exchange=QUEUE.exchange, routing_key="letters", declare=[QUEUE]
+            )
+        yield channel
+    with Redis.from_url(redis_server) as client:
+        client.delete("letters", channel.unacked_key, channel.unacked_index_key)
+
+
+def held(channel: Any) -> int:
+    """How many messages the broker would deliver again."""
+    with channel.conn_or_acquire() as client:
+        assert client.hlen(channel.unacked_key) == client.zcard(channel.unacked_index_key)
+        return int(client.hlen(channel.unacked_key))
+
+
+def fire(hub: Hub) -> None:
+    """What is due by now and in a moment."""
+    due = [*hub.timer.queue]
+    hub.timer.clear()
+    for entry in due:
+        entry.entry()
 
 
 @pytest.mark.parametrize("says", [Channel.basic_ack, Channel.basic_reject])
@@ -39,3 +83,81 @@ def test_commands_of_one_pool_share_their_client() -> None:
     channel._pool = ConnectionPool()
     with channel.conn_or_acquire() as after_an_outage:
         assert after_an_outage.connection_pool is channel._pool
+
+
+def test_an_acknowledgement_goes_with_the_next_message(letters: Any, hub: Hub) -> None:
+    first, second = letters.basic_get("letters"), letters.basic_get("letters")
+    assert held(letters) == 2
+    first.ack()
+    second.ack()
+    assert held(letters) == 2
+    letters.basic_get("letters")
+    assert held(letters) == 1
+
+
+def test_an_acknowledgement_waits_for_the_next_message_for_a_moment_only(letters: Any, hub: Hub) -> None:
+    for message in (letters.basic_get("letters"), letters.basic_get("letters")):
+        message.ack()
+    assert [round(entry.eta - hub.timer.queue[0].eta, 1) for entry in hub.timer.queue] == [0]
+    fire(hub)
+    assert held(letters) == 0
+    letters.basic_get("letters").ack()
+    fire(hub)
+    assert held(letters) == 0
+
+
+def test_what_is_acknowledged_makes_room_at_once(letters: Any, hub: Hub) -> None:
+    letters.basic_qos(0, 1, False)
+    message = letters.basic_get("letters")
+    assert not letters.qos.can_consume()
+    message.ack()
+    assert letters.qos.can_consume()
+
+
+def test_a_rejected_message_is_forgotten_and_one_that_is_given_back_comes_again(letters: Any, hub: Hub) -> None:
+    one, other = letters.basic_get("letters"), letters.basic_get("letters")
+    one.reject()
+    other.requeue()
+    assert held(letters) == 0
+    assert {letters.basic_get("letters").payload, letters.basic_get("letters").payload} == {other.payload, 2}
+
+
+def test_a_channel_that_is_closed_says_what_it_has_not_said(redis_server: str, letters: Any, hub: Hub) -> None:
+    letters.basic_get("letters").ack()
+    letters.close()
+    with Redis.from_url(redis_server) as client:
+        assert client.hlen(letters.unacked_key) == client.zcard(letters.unacked_index_key) == 0
+
+
+def test_without_a_loop_it_is_said_at_once(letters: Any) -> None:
+    assert get_event_loop() is None
+    letters.basic_get("letters").ack()
+    assert held(letters) == 0
+
+
+class Told(Consumer):
+    """A consumer whose flushes are counted."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub, self.flushes, self._flush_is_due = hub, 0, False
+
+    def _flush_events(self) -> None:
+        self.flushes += 1
+
+
+def test_events_of_a_moment_go_together(hub: Hub) -> None:
+    consumer = Told(hub)
+    consumer._flush_soon = consumer._flush_later
+    for _ in range(5):
+        consumer.on_send_event_buffered()
+    for item in hub._pop_ready():
+        item()
+    assert consumer.flushes == 0 and len(hub.timer.queue) == 1
+    fire(hub)
+    assert consumer.flushes == 1
+    consumer._flush_later()
+    assert len(hub.timer.queue) == 1
+
+
+def test_a_moment_is_short() -> None:
+    assert TOGETHER_S <= 0.2
