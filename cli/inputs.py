@@ -11,6 +11,8 @@ SUFFIXES = (".txt", ".md", ".json", ".jsonl")
 DESCRIPTION = ("job_description", "raw_job_description", "description", "text")
 COMPANY = ("company_name", "company")
 TITLE = ("role_title", "title")
+# of a posting: the field of a job, and how it may be spelled
+POSTING_FIELDS = {"job_description": DESCRIPTION, "company_name": COMPANY, "role_title": TITLE}
 
 
 class InputError(Exception):
@@ -80,11 +82,7 @@ def parse_fields(where: str, content: Any) -> dict[str, Any]:
         return {"job_description": content}
     if not isinstance(content, dict):
         raise InputError(f"{where}: a posting is a text or a JSON object, not a {type(content).__name__}")
-    found = {
-        "job_description": _first(content, DESCRIPTION),
-        "company_name": _first(content, COMPANY),
-        "role_title": _first(content, TITLE),
-    }
+    found = {name: _first(content, spellings) for name, spellings in POSTING_FIELDS.items()}
     if found["job_description"] is None:
         raise InputError(f"{where}: has none of the fields {', '.join(DESCRIPTION)}")
     return {name: value for name, value in found.items() if value}

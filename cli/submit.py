@@ -11,7 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from api import views
 from cli import output
-from cli.inputs import InputError, generate_fields, one_of, parse_fields, read_artifacts, records, texts_of
+from cli.inputs import (
+    POSTING_FIELDS,
+    InputError,
+    generate_fields,
+    one_of,
+    parse_fields,
+    read_artifacts,
+    records,
+    texts_of,
+)
 from cli.output import console, print_json
 from db.models import Job, JobState
 from db.session import read
@@ -77,8 +86,10 @@ def _fields(kind: str, paths: list[str], options: Options) -> Iterator[tuple[str
             if "job_data" in known:
                 yield where, generate_fields(where, single, artifacts, options.preferences)
             elif "job_description" in known:
-                fields = {**(single if isinstance(single, dict) else {}), **parse_fields(where, single)}
-                yield where, {name: value for name, value in fields.items() if name in known}
+                others = single.items() if isinstance(single, dict) else ()
+                fields = {name: value for name, value in others if name in known and name not in POSTING_FIELDS}
+                found = parse_fields(where, single)
+                yield where, fields | {name: value for name, value in found.items() if name in known}
             elif isinstance(single, dict):
                 yield where, single
             else:

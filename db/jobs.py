@@ -215,11 +215,16 @@ def defer(session: Session, job_id: str, runner: str, values: dict[str, Any]) ->
 
 def succeed(session: Session, job_id: str, values: dict[str, Any]) -> None:
     """The job is done. `values` holds `result`, `model_metadata` and `model_selection_strategy`; its cost is that of
-    all its attempts as they stand by now, and is put into the metadata."""
+    all its attempts as they stand by now, and is put into the metadata. A job that is over, which is one that was
+    cancelled when its worker was taken for dead, gets its cost only."""
     cost = cost_of(session, job_id)
-    values["model_metadata"]["cost_usd"] = _usd(cost)
-    values = {**values, "total_cost_nano": cost}
-    session.execute(_SUCCEED, {"job_id": job_id, "now": utc_now(), **{f"new_{k}": v for k, v in values.items()}})
+    metadata = {**values["model_metadata"], "cost_usd": _usd(cost)}
+    written = {**values, "total_cost_nano": cost, "model_metadata": metadata}
+    parameters = {f"new_{name}": value for name, value in written.items()}
+    if _count(session, _SUCCEED, {"job_id": job_id, "now": utc_now(), **parameters}):
+        values["model_metadata"] |= metadata
+    else:
+        recount_cost(session, job_id)
 
 
 def _usd(nano: int) -> float:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from sqlalchemy import Table, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from db.models import Round, utc_now
@@ -36,6 +37,9 @@ def each_day(days: Iterable[str], do: Callable[[str], object]) -> list[str]:
         try:
             if do(day):
                 done.append(day)
+        except OperationalError:
+            # the database is away, and would let each day wait as long
+            raise
         except Exception as error:
             # its words may quote a row
             logger.error("day %s could not be done: %s", day, type(error).__name__)

@@ -216,8 +216,6 @@ class Embed(Kind):
             raise AnswerInvalid("no vectors")
         return answer.vectors, None
 
-    in_row = False
-
     def keep(self, session: Session, job_id: str, part: int, data: Vectors) -> None:
         session.add(
             JobVectors(

@@ -18,6 +18,7 @@ from db.environment import read_settings
 from db.models import Attempt, Report
 from db.session import snapshot, write
 from selection.registry import load_registry
+from selection.settings import SelectionSettings
 from selection.strategies import find_strategy
 from watch.render import FORMS, render
 
@@ -171,10 +172,12 @@ def _saving(session: Session, day: str, cost: int) -> dict[str, Any]:
     """What the day's counted tokens cost, and what the strategy `legacy` would have paid for them on its model of that
     kind. All of a kind are priced at once, so rounded up once. What was charged without counting is on neither side."""
     rows = []
-    legacy = find_strategy(LEGACY)
+    legacy, default = find_strategy(LEGACY), read_settings(SelectionSettings).llm_model_default
     for row in reports.counted_tokens(session, day):
-        ladder = legacy.models[row.kind]
-        model = load_registry().models[ladder.get("general") or ladder["standard"]]
+        if row.kind not in legacy.models:
+            continue  # a kind that there is no more
+        level = legacy.rungs[row.kind][-1].level
+        model = load_registry().resolve(legacy.models[row.kind].get(level, default), legacy.kinds[row.kind])
         usage = Usage(int(row.input), int(row.output), int(row.cached))
         # a long context is a matter of one call
         legacy_cost = replace(model.rates, long=None).cost(usage)

@@ -24,6 +24,8 @@ class Paymaster(Celery):
         delay of less than one is an error."""
         if str(self.conf.broker_write_url or self.conf.broker_url).startswith(RABBITMQ):
             if (eta := maybe_iso8601(options.get("eta"))) is not None:
+                # one without a zone is local time, as for the job itself
+                options["eta"] = eta = eta if eta.tzinfo else eta.astimezone()
                 if 0 < (eta - self.now()).total_seconds() < 1:
                     options |= {"eta": None, "countdown": 1}
             elif options.get("countdown"):

@@ -2,12 +2,11 @@
 tells the broker one by one what could be told together."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from kombu.asynchronous import get_event_loop
 from kombu.transport import redis, virtual
-from redis.exceptions import RedisError
 
 # how long acknowledgements wait for company
 TOGETHER_S = 0.1
@@ -27,7 +26,7 @@ class SharedAcks(redis.QoS):
             super().ack(delivery_tag)
             return
         if not self._acknowledged:
-            loop.call_later(TOGETHER_S, self._send)
+            loop.call_later(TOGETHER_S, self.send)
         self._acknowledged.append(delivery_tag)
         virtual.QoS.ack(self, delivery_tag)
 
@@ -42,18 +41,15 @@ class SharedAcks(redis.QoS):
             pipe = connected.pipeline(transaction=False)
             tags, self._acknowledged = self._acknowledged, []
             if tags:
-                pipe.zrem(self.unacked_index_key, *tags).hdel(self.unacked_key, *tags)
+                # in this order: what is found by the index alone is tidied up, the other way it would stay for ever
+                pipe.hdel(self.unacked_key, *tags).zrem(self.unacked_index_key, *tags)
             yield pipe
 
-    def _send(self) -> None:
+    def send(self) -> None:
+        """Say now what has been waiting."""
         if self._acknowledged and self.channel.connection is not None:
             with self.pipe_or_acquire() as pipe:
                 pipe.execute()
-
-    def restore_unacked_once(self, stderr: Any = None) -> None:
-        with suppress(RedisError, OSError):
-            self._send()
-        super().restore_unacked_once(stderr)
 
 
 def _only_if_open(method: Callable[..., None]) -> Any:

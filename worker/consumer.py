@@ -1,13 +1,14 @@
-"""Celery's consumer, with events that travel together."""
+"""Celery's consumer, with events that travel together and acknowledgements that are not forgotten at the end."""
 
 from contextlib import suppress
 from typing import Any
 
 from celery.worker import consumer
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 from vine import promise
 
-from worker.broker import TOGETHER_S
+from worker.broker import TOGETHER_S, SharedAcks
 
 # celery-types knows little of it
 CeleryConsumer: Any = consumer.Consumer
@@ -36,6 +37,10 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self._flush_events()
 
     def shutdown(self) -> None:
-        with suppress(OperationalError, OSError):
+        """Say what has been waiting before the connections go."""
+        with suppress(OperationalError, RedisError, OSError):
             self._flush_events()
+            qos = self.task_consumer.channel.qos if self.task_consumer else None
+            if isinstance(qos, SharedAcks):
+                qos.send()
         super().shutdown()

@@ -105,8 +105,10 @@ class JobKind(ABC):
     def result(self, data: Any, metadata: dict[str, Any]) -> Any:
         """What `AsyncResult.get()` gives, from the job's data and its processing metadata."""
 
-    # whether `keep` leaves it at that: all that an answer brings belongs into the job's own row
-    in_row: ClassVar[bool] = True
+    @property
+    def in_row(self) -> bool:
+        """Whether all that an answer brings is kept in the job's own row."""
+        return type(self).keep is JobKind.keep and type(self).load is JobKind.load
 
     def keep(self, session: Session, job_id: str, part: int, data: Any) -> Any:
         """Write what one request brought, in the transaction that records its outcome. Returns what belongs

@@ -71,7 +71,9 @@ class Run:
                 self._call_within_budget(part, total, models)
             if total > 1:
                 self._tell_progress(part + 1, total)
-        return self.kind.result(*self.finished) if self.finished and self.kind.in_row else None
+        # without its cost SQL did not take it: the job was over
+        taken = self.finished is not None and self.finished[1]["cost_usd"] is not None
+        return self.kind.result(*self.finished) if self.finished and taken and self.kind.in_row else None
 
     def _tell_progress(self, done: int, total: int) -> None:
         try:

@@ -68,7 +68,6 @@ def _run_claimed(
     try:
         _refuse_poison(job)
         result = Run(kind, job, runner, progress).finish()
-        return _outcome_of(kind, job_id) if result is None else result
     except LostJob:
         raise NotOurs from None
     except (RunAgain, LedgerError, NotRecorded) as trouble:
@@ -86,6 +85,7 @@ def _run_claimed(
         failure = _as_failure(error)
         _give_up(kind, job_id, runner, failure)
         raise failure from None
+    return _outcome_of(kind, job_id) if result is None else result
 
 
 def _refuse_poison(job: jobs.Claim) -> None:

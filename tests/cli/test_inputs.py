@@ -223,3 +223,12 @@ def test_a_list_of_artifacts_is_taken_as_it_is() -> None:
 def test_what_is_no_list_of_artifacts_is_refused_with_the_place(content: Any) -> None:
     with pytest.raises(InputError, match=r"^a\.json: artifacts are a list of objects or a JSON Resume$"):
         artifacts_of("a.json", content)
+
+
+def test_a_posting_with_empty_fields_is_a_job_without_them(tmp_path: Path) -> None:
+    from cli.submit import Options, _fields
+
+    file = tmp_path / "p.jsonl"
+    file.write_text(json.dumps({"description": "Bakes.", "company_name": "", "title": None, "x": 1}))
+    ((_, fields),) = _fields("parse", [str(file)], Options({}, None, {}, None))
+    assert fields == {"job_description": "Bakes."}

@@ -29,7 +29,7 @@ from tests.worker.lab import (
     spent_and_reserved,
     submit,
 )
-from worker.errors import NotOurs
+from worker.errors import Cancelled, NotOurs
 from worker.sweeper import _end_overdue, _free_orphans
 
 pytestmark = pytest.mark.xdist_group("litellm")
@@ -358,3 +358,31 @@ def test_no_call_starts_once_the_worker_is_stopped(simulator: Simulator, monkeyp
         stopping.clear()
     assert simulator.requests() == 0
     assert spent_and_reserved() == (0, 0)
+
+
+def test_an_answer_of_a_job_that_was_cancelled_meanwhile_is_paid_and_not_shown(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker was taken for dead during the call, and the job, which nobody had any more, was cancelled."""
+    import worker.attempt
+    from db.jobs import cancel
+
+    call = worker.attempt.run_on_loop
+    job_id = submit()
+
+    def cancelled_meanwhile(coroutine: Any) -> Any:
+        answer = call(coroutine)
+        with write() as session:
+            job = session.get_one(Job, job_id)
+            job.state, job.runner, job.lease_until = JobState.QUEUED, None, None
+        with write() as session:
+            assert cancel(session, job_id)
+        return answer
+
+    monkeypatch.setattr("worker.attempt.run_on_loop", cancelled_meanwhile)
+    with pytest.raises(Cancelled):
+        run(job_id)
+    with read() as session:
+        job = session.get_one(Job, job_id)
+    assert (job.state, job.result, job.total_cost_nano) == (JobState.CANCELLED, None, simulator.bill())
+    assert spent_and_reserved() == (simulator.bill(), 0)
