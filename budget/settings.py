@@ -52,6 +52,14 @@ def _zone(value: Any) -> tzinfo:
         raise ValueError(f"{value!r} is no IANA time zone; give one such as 'UTC' or 'Europe/Berlin'") from None
 
 
+def _redis_url(value: Any) -> str:
+    # not quoted: it may hold a password
+    scheme = str(value).partition("://")[0]
+    if scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("is no URL of one Redis; give redis://, rediss:// or unix:// (Sentinel: docs/growing.md)")
+    return str(value)
+
+
 class BreakerSettings(BaseSettings):
     """When a model is left alone for a while, from the environment."""
 
@@ -81,7 +89,7 @@ class BudgetSettings(BaseSettings):
     budget_timezone: Annotated[tzinfo, BeforeValidator(_zone)] = Field(
         ZoneInfo("UTC"), description="The IANA time zone in which days and months begin; the same for all workers."
     )
-    redis_url: str = Field(
+    redis_url: Annotated[str, BeforeValidator(_redis_url)] = Field(
         "redis://127.0.0.1:6379/0",
         repr=False,  # it may hold a password
         description="The Redis of the ledger; also broker and results, unless those are set. TLS: docs/security.md.",

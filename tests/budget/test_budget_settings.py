@@ -121,3 +121,19 @@ def test_what_is_no_share_names_its_variable(text: str, monkeypatch: pytest.Monk
     monkeypatch.setenv("COST_ALERT_THRESHOLD", text)
     with pytest.raises(SettingsError, match=r"^COST_ALERT_THRESHOLD: .*is no share; give a number above 0 and up to 1"):
         read_settings(BudgetSettings)
+
+
+@pytest.mark.parametrize("url", ["sentinel://a:26379/0", "redis.example:6379", "", "http://x"])
+def test_a_url_of_something_else_than_one_redis_is_refused_without_being_shown(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    with pytest.raises(SettingsError, match=r"REDIS_URL: is no URL of one Redis; give redis://") as refused:
+        read_settings(BudgetSettings)
+    assert not url or url not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["redis://h/0", "rediss://u:p@h:1/2", "unix:///run/redis.sock"])
+def test_urls_of_one_redis_are_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", url)
+    assert read_settings(BudgetSettings).redis_url == url
