@@ -1,11 +1,10 @@
 """Celery's consumer, with events that travel together and acknowledgements that are not forgotten at the end."""
 
+import sys
 from contextlib import suppress
 from typing import Any
 
 from celery.worker import consumer
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 from vine import promise
 
 from worker.broker import TOGETHER_S, SharedAcks
@@ -23,9 +22,11 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self._flush_is_due = False
 
     def on_send_event_buffered(self) -> None:
-        # whatever thread this is; the clock belongs to the loop's
-        if self.hub:
-            self.hub.call_soon(self._flush_soon)
+        # Whatever thread this is: only the loop's may send. Celery lets any thread send when there are many, and on
+        # RabbitMQ that thread and the loop's would wait for each other's replies.
+        if self.event_dispatcher:
+            self.event_dispatcher.buffer_limit = sys.maxsize
+        self.hub.call_soon(self._flush_soon)
 
     def _flush_later(self) -> None:
         if not self._flush_is_due:
@@ -38,9 +39,11 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """Say what has been waiting before the connections go."""
-        with suppress(OperationalError, RedisError, OSError):
+        # nothing hangs on it, and each broker has errors of its own
+        with suppress(Exception):
             self._flush_events()
-            qos = self.task_consumer.channel.qos if self.task_consumer else None
+            # RabbitMQ's channels have none
+            qos = getattr(self.task_consumer.channel, "qos", None) if self.task_consumer else None
             if isinstance(qos, SharedAcks):
                 qos.send()
         super().shutdown()
