@@ -145,11 +145,12 @@ def section(bench: Bench, entry: dict[str, Any]) -> Iterator[str]:
             yield from (f"![{picture.title}]({name})", "")
     if bench.aims:
         yield from ("Aims:", "", *(told(aim, figures) for aim in bench.aims), "")
-    if bench.said:
-        yield from (fill(bench.said), "")
+    for words in (bench.said, figures.get("note")):
+        if words:
+            yield from (fill(words), "")
     versions = ", ".join(f"{name} {version}" for name, version in entry["versions"].items())
     yield (
-        f"<sub>`{entry['command']}`, {entry['seconds']} s on {entry['at']}, commit {entry['commit']}; "
+        f"<sub>`{entry['command']}`, {entry['at']}, commit {entry['commit']}; "
         f"{entry['machine']}, load {entry['load']} before; {versions}</sub>"
     )
     yield ""
