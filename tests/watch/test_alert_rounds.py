@@ -70,11 +70,17 @@ def test_the_limits_that_count_are_those_in_force() -> None:
     ]  # fmt: skip
 
 
+def earlier_today() -> datetime:
+    """An hour ago, but no other day: calls are settled on the day that pays, or a moment after it."""
+    now = utc_now()
+    return max(now - timedelta(hours=1), now.replace(hour=0, minute=0, second=0, microsecond=0))
+
+
 def test_users_are_looked_at_again_when_their_limit_is_lowered() -> None:
     spend("1", user="42")
     look()
     with write() as session:
-        session.execute(update(Attempt).values(settled_at=utc_now() - timedelta(hours=1)))
+        session.execute(update(Attempt).values(settled_at=earlier_today()))
     look()
     assert alerts() == []
     set_limit("user", "1.25", "me")
@@ -86,7 +92,7 @@ def test_users_are_looked_at_again_by_a_worker_with_another_environment(configur
     spend("1", user="42")
     look()
     with write() as session:
-        session.execute(update(Attempt).values(settled_at=utc_now() - timedelta(hours=1)))
+        session.execute(update(Attempt).values(settled_at=earlier_today()))
     configure(COST_ALERT_THRESHOLD="0.2")
     look()
     assert alerts() == [("budget", "user:42", "0.2")]
