@@ -107,12 +107,12 @@ class Arm(Small):
         spent = {name: 1000 * (proc.cpu_s(pid) - before[name]) / count for name, pid in pids.items()}
         self.rounds.append({**spent, "all": sum(spent.values()), "jobs_per_second": count / seconds})
 
-    def told(self) -> dict[str, float]:
+    def told(self) -> dict[str, Any]:
         """CPU milliseconds per job, and jobs a second."""
         medians = {name: statistics.median(one[name] for one in self.rounds) for name in self.rounds[0]}
         return {
             **{f"{name}_cpu_ms_per_job": round(medians[name], 2) for name in medians if name != "jobs_per_second"},
-            "cpu_ms_per_job_of_rounds": [round(one["all"], 2) for one in self.rounds],  # type: ignore[dict-item]
+            "cpu_ms_per_job_of_rounds": [round(one["all"], 2) for one in self.rounds],
             "jobs_per_second": round(medians["jobs_per_second"], 1),
         }
 

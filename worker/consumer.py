@@ -13,7 +13,7 @@ from worker.broker import TOGETHER_S, SharedAcks
 CeleryConsumer: Any = consumer.Consumer
 
 
-class Consumer(CeleryConsumer):  # type: ignore[misc]
+class Consumer(CeleryConsumer):  # type: ignore[misc]  # see above
     """Celery's consumer, which sends the events of a tenth of a second together."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

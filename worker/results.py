@@ -47,7 +47,7 @@ class JobBackend(RedisBackend):
     def _store_result(self, task_id: str, result: Any, state: str, *arguments: Any, **options: Any) -> Any:
         """Celery looks first whether there is a success already. A success needs not: it is the same job's."""
         if state != states.SUCCESS:
-            return super()._store_result(task_id, result, state, *arguments, **options)  # type: ignore[misc]
+            return super()._store_result(task_id, result, state, *arguments, **options)  # type: ignore[misc]  # not in the stubs
         celery: Any = self
         meta = celery._get_result_meta(result, state, None, options.get("request"))
         celery._set_with_state(self.get_key_for_task(task_id), self.encode({**meta, "task_id": task_id}), state)

@@ -23,7 +23,7 @@ async def main() -> None:
 
     async def call() -> None:
         for name in (share.model, share.fallback):
-            if manager.get_current_cost(USER) > manager.get_total_budget(USER):  # type: ignore[no-untyped-call]
+            if manager.get_current_cost(USER) > manager.get_total_budget(USER):  # type: ignore[no-untyped-call]  # litellm has no types here
                 raise PermissionError("over budget")
             try:
                 answer = await litellm.acompletion(

@@ -28,14 +28,14 @@ async def main() -> None:
             }
             for name in models
         ],
-        provider_budget_config={"openai": {"budget_limit": share.budget_usd, "time_period": "1d"}},  # type: ignore[dict-item]
+        provider_budget_config={"openai": {"budget_limit": share.budget_usd, "time_period": "1d"}},  # type: ignore[dict-item]  # it takes them as dicts
         redis_host="127.0.0.1",
         redis_port=share.redis_port,
         fallbacks=[{share.model: [share.fallback]}] if share.fallback else [],
         num_retries=0,
         disable_cooldowns=True,
     )
-    await play(share, lambda: router.acompletion(share.model, share.messages, max_tokens=MAX_TOKENS))  # type: ignore[arg-type]
+    await play(share, lambda: router.acompletion(share.model, share.messages, max_tokens=MAX_TOKENS))  # type: ignore[arg-type]  # plain dicts, as in its docs
 
 
 if __name__ == "__main__":
