@@ -1,19 +1,22 @@
 """The `paymaster` command as a person runs it: in a process of its own, and nothing is left behind."""
 
+import io
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from cli.main import main
+from db.once import once_per_environment
 from tests.integration.conftest import wait_until
 
 PAYMASTER = [sys.executable, "-m", "cli"]
@@ -46,28 +49,28 @@ def processes_of(home: Path) -> list[str]:
     return found
 
 
-@pytest.fixture(scope="module")
-def upgraded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home whose database has the schema, to be copied."""
-    home = tmp_path_factory.mktemp("upgraded")
-    assert paymaster(home, "db", "upgrade").returncode == 0
-    return home
+@pytest.fixture(autouse=True, scope="module")
+def _interruptible() -> Iterator[None]:
+    """What a shell runs in the background ignores SIGINT, and so would all that it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
-@pytest.fixture
-def up(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    """A stack in the foreground of another process, in a folder of its own."""
+@contextmanager
+def up(home: Path) -> Iterator[subprocess.Popen[str]]:
+    """A stack in the foreground of another process."""
     process = subprocess.Popen(
-        [*PAYMASTER, "up", "--json", "--concurrency", "8"], stdout=subprocess.PIPE, text=True, cwd=tmp_path,
-        env=surroundings(tmp_path / "home"),
+        [*PAYMASTER, "up", "--json", "--concurrency", "8"], stdout=subprocess.PIPE, text=True, cwd=home.parent,
+        env=surroundings(home),
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        first = process.stdout.readline()
-        assert first.startswith("{")
-        yield tmp_path / "home", process
+        assert process.stdout.readline().startswith("{")
+        yield process
     finally:
-        process.kill() if process.poll() is None and process.send_signal(signal.SIGTERM) else None
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
         process.wait(40)
         if process.stdout is not None:
             process.stdout.close()
@@ -86,8 +89,11 @@ def test_the_demo_succeeds_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert processes_of(tmp_path) == []
 
 
-@pytest.mark.parametrize("stage", ["Starting: ", "jobs: "])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    # one way leads out of either signal, so the one whose stack is up by then need not be played with both
+    ("stage", "number"),
+    [("Starting: ", signal.SIGINT), ("Starting: ", signal.SIGTERM), ("jobs: ", signal.SIGTERM)],
+)
 def test_an_interrupted_demo_stops_everything_it_started(tmp_path: Path, stage: str, number: int) -> None:
     """While it starts, and with jobs under way: by what it says, since after so many seconds it may have ended."""
     demo = subprocess.Popen(
@@ -158,8 +164,23 @@ def environment_of(home: Path) -> dict[str, str]:
     return found
 
 
-def test_a_stack_that_is_up_takes_jobs_and_shows_them(up: tuple[Path, Any], tmp_path: Path) -> None:
-    home, process = up
+@pytest.mark.timeout(300)
+def test_a_stack_takes_jobs_and_shows_them_where_one_was_killed(tmp_path: Path) -> None:
+    """What the first one left (its log, its environment file) must not be taken for the second one's."""
+    home = tmp_path / "home"
+    with up(home) as killed:
+        done = paymaster(home, "submit", "parse", "-", "--wait", "--json", text="We look for a baker.")
+        assert json.loads(done.stdout)[0]["state"] == "succeeded", done.stdout + done.stderr
+        killed.kill()
+        killed.wait(40)
+        wait_until(lambda: processes_of(home) == [])
+    with up(home) as process:
+        operate(home, process, tmp_path)
+    assert processes_of(home) == []
+
+
+def operate(home: Path, process: subprocess.Popen[str], tmp_path: Path) -> None:
+    """What people do beside a stack that has had one job of nobody's, from the first job to Ctrl-C."""
     folder = tmp_path / "postings"
     folder.mkdir()
     (folder / "a.txt").write_text("We look for a baker. Skills: dough and ovens. " * 30)
@@ -189,7 +210,7 @@ def test_a_stack_that_is_up_takes_jobs_and_shows_them(up: tuple[Path, Any], tmp_
     assert "succeeded" in paymaster(home, "job", jobs[0]["id"]).stdout
     compared = json.loads(paymaster(home, "strategies", "--json").stdout)
     parsed = next(row for row in compared if (row["strategy"], row["kind"]) == ("balanced", "parse"))
-    assert (parsed["jobs"], parsed["success_rate"], parsed["fallback_rate"]) == (4, 1, 0)
+    assert (parsed["jobs"], parsed["success_rate"], parsed["fallback_rate"]) == (5, 1, 0)
     assert parsed["cost_per_job_usd"] > 0 and parsed["p95_ms"] > 0 and parsed["quality"] > 0
     assert "balanced" in paymaster(home, "strategies").stdout
     see_the_costs(home, shown)
@@ -206,26 +227,6 @@ def test_a_stack_that_is_up_takes_jobs_and_shows_them(up: tuple[Path, Any], tmp_
 
     process.send_signal(signal.SIGINT)
     assert process.wait(40) == 0
-    assert processes_of(home) == []
-
-
-def test_a_stack_can_be_started_again_where_one_was_killed(tmp_path: Path) -> None:
-    """What the first one left (its log, its environment file) must not be taken for the second one's."""
-    for number in (signal.SIGKILL, signal.SIGTERM):
-        process = subprocess.Popen(
-            [*PAYMASTER, "up", "--json", "--concurrency", "4"], stdout=subprocess.PIPE, text=True, cwd=tmp_path,
-            env=surroundings(tmp_path / "home"),
-        )  # fmt: skip
-        assert process.stdout is not None
-        try:
-            assert process.stdout.readline().startswith("{")
-            done = paymaster(tmp_path / "home", "submit", "parse", "-", "--wait", "--json", text="We look for a baker.")
-            assert json.loads(done.stdout)[0]["state"] == "succeeded", done.stdout + done.stderr
-        finally:
-            process.send_signal(number)
-            process.wait(40)
-            process.stdout.close()
-        wait_until(lambda: processes_of(tmp_path / "home") == [])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a pseudo-terminal of a given width")
@@ -286,7 +287,7 @@ def test_a_database_without_jobs_has_no_strategies_to_compare(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "sentence"),
+    ("arguments", "settings", "sentence"),
     [
         (("submit", "parse", "missing.txt"), {}, "missing.txt: cannot be read: No such file or directory"),
         (("submit", "sing", "-"), {}, "'sing' is no kind of job; give parse, generate or embed"),
@@ -307,12 +308,32 @@ def test_a_database_without_jobs_has_no_strategies_to_compare(tmp_path: Path) ->
         (("budget",), {"COST_ALERT_THRESHOLD": "80"}, "COST_ALERT_THRESHOLD: '80' is no share; give a number above 0"),
     ],
 )
+@pytest.mark.usefixtures("environment")
 def test_what_cannot_be_done_is_one_sentence_and_status_1(
-    tmp_path: Path, upgraded: Path, arguments: tuple[str, ...], environment: dict[str, str], sentence: str
-) -> None:
-    if not environment:
-        shutil.copytree(upgraded, tmp_path, dirs_exist_ok=True)
-    done = paymaster(tmp_path, *arguments, **environment)
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...],
+    settings: dict[str, str], sentence: str,
+) -> None:  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    once_per_environment.forget_all()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["paymaster", *arguments])
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with pytest.raises(SystemExit) as left:
+        main()
+    told = capsys.readouterr()
+    assert (left.value.code, told.out) == (1, "")
+    assert sentence in told.err
+    assert len(told.err.strip().splitlines()) == 1, told.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [(("submit", "parse", "missing.txt"), "missing.txt: cannot be read"), (("jobs",), "database cannot be used")],
+)
+def test_so_it_is_in_a_process_of_its_own(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    """Nothing of logging, warnings or what is left to clean up is added to it."""
+    done = paymaster(tmp_path, *arguments, DATABASE_URL="sqlite:////dev/null/x.db")
     assert (done.returncode, done.stdout) == (1, "")
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
