@@ -17,7 +17,7 @@ from celery.result import AsyncResult
 from db.models import JobState, JobVectors
 from db.session import read
 from tasks import JobFailed, embed, generate, parse
-from tests.integration.conftest import RunningStack, wait_until
+from tests.integration.conftest import RunningStack, Sums, wait_until
 from worker.app import app
 
 pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(120)]
@@ -27,6 +27,12 @@ METADATA = {
     "model_used", "processing_time_ms", "tokens_used", "cost_usd", "quality_score", "selection_reason",
     "complexity_score", "fallback_used",
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def before(stack: RunningStack) -> Sums:
+    """What others have left in the stack's books."""
+    return stack.sums()
 
 
 def test_parse_gives_the_posting_with_its_metadata(quiet: RunningStack) -> None:
@@ -221,9 +227,9 @@ def test_what_arrives_broken_ends_as_a_failed_job_with_a_sentence(
     assert (quiet.requests(), quiet.sums()) == before
 
 
-def test_afterwards_bill_ledger_rows_and_jobs_agree_and_nothing_is_held(quiet: RunningStack) -> None:
-    sums = quiet.sums()
-    assert sums.reserved == 0
+def test_afterwards_bill_ledger_rows_and_jobs_agree_and_nothing_is_held(quiet: RunningStack, before: Sums) -> None:
+    assert quiet.sums().reserved == 0
+    sums = quiet.sums().since(before)
     assert sums.ledger == sums.rows
     # one request of ours went to the provider past the stack, to compare vectors
     assert 0 <= sums.bill - sums.ledger < 1000
