@@ -1,5 +1,5 @@
-"""A whole embedded stack for the tests of this folder: real workers in their own processes. They share one, so
-they run in one test process (`xdist_group`), one after another."""
+"""A whole embedded stack for the tests of this folder: real workers in their own processes. Those that share one run in
+one test process (`xdist_group`), one after another; a module with a stack of its own is a group of its own."""
 
 import gc
 import json
@@ -16,10 +16,11 @@ from kombu import pools
 from sqlalchemy import func, select
 
 from budget.ledger import ledger
-from cli.stack import Stack
 from db.models import Attempt, Job, JobState
 from db.once import once_per_environment
 from db.session import read
+from tests.chaos.nursery import Nursery
+from tests.forked import ForkedStack
 from worker.app import app
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -54,7 +55,7 @@ class Sums:
 class RunningStack:
     """A stack with what tests ask of it."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: ForkedStack) -> None:
         self.stack = stack
         self.simulator = stack.environment["PAYMASTER_SIMULATOR"]
 
@@ -98,11 +99,15 @@ def wait_until(condition: Callable[[], object], within_s: float = 30) -> None:
         time.sleep(0.05)
 
 
-def start(home: Path, database: str | None = None, broker: str | None = None) -> Iterator[RunningStack]:
+def start(
+    home: Path, nursery: Nursery, database: str | None = None, broker: str | None = None
+) -> Iterator[RunningStack]:
     before, own_broker = dict(os.environ), app.conf.broker_url
     once_per_environment.forget_all()
     try:
-        with Stack(home, simulate=True, concurrency=32, database=database, broker=broker) as stack:
+        with ForkedStack(
+            home, nursery, simulate=True, concurrency=32, database=database, broker=broker
+        ) as stack:  # fmt: skip
             point_celery_at(stack.environment["REDIS_URL"])
             yield RunningStack(stack)
             # results tell their Redis good-bye, for which it must be there
@@ -116,9 +121,17 @@ def start(home: Path, database: str | None = None, broker: str | None = None) ->
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+def nursery() -> Iterator[Nursery]:
+    """Where the Celery processes of this test process' stacks come from."""
+    made = Nursery()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def stack(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """The running stack of this test process."""
-    yield from start(tmp_path_factory.mktemp("stack"))
+    yield from start(tmp_path_factory.mktemp("stack"), nursery)
 
 
 @pytest.fixture

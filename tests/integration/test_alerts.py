@@ -12,6 +12,7 @@ from budget.limits import set_limit
 from db.models import Alert, Delivery
 from db.session import read
 from tasks import parse
+from tests.chaos.nursery import Nursery
 from tests.integration.conftest import RunningStack, start, wait_until
 from tests.watch.conftest import Receiver, receiver  # noqa: F401  # a fixture
 
@@ -23,13 +24,14 @@ MARKER = "Zwetschgenknödel-Manufaktur"
 @pytest.fixture
 def watched(
     receiver: Receiver,  # noqa: F811
+    nursery: Nursery,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[RunningStack]:
     """A stack of its own whose webhook is the receiver."""
     monkeypatch.setenv("ALERT_WEBHOOK_URL", receiver.url)
     monkeypatch.setenv("ALERT_WEBHOOK_ALLOWED_HOSTS", "127.0.0.1")
-    yield from start(tmp_path / "home")
+    yield from start(tmp_path / "home", nursery)
 
 
 def test_a_budget_that_is_used_up_is_told_once_though_the_first_message_hangs(

@@ -11,11 +11,11 @@ from sqlalchemy import func, select
 from db.models import Attempt, CostBasis, Job, JobState
 from db.session import read
 from tasks import embed, parse
+from tests.chaos.nursery import Nursery
 from tests.integration.conftest import RunningStack, start, wait_until
 from tests.postgres import PostgresServer, postgres_server
 
-# with the others of this folder that start a stack: one stack after the other
-pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("stack-postgres"), pytest.mark.timeout(300)]
 
 JOBS = 300
 POSTING = "A dairy in Bern looks for a cheesemaker. Skills: milk, salt, patience. " * 30
@@ -30,8 +30,8 @@ def server() -> Iterator[PostgresServer]:
 
 
 @contextmanager
-def stack_on(server: PostgresServer, home: Path) -> Iterator[RunningStack]:
-    yield from start(home, server.url)
+def stack_on(server: PostgresServer, home: Path, nursery: Nursery) -> Iterator[RunningStack]:
+    yield from start(home, nursery, server.url)
 
 
 def by_state() -> dict[str, int]:
@@ -47,8 +47,10 @@ def charged_without_knowing() -> list[tuple[str, int]]:
         ]
 
 
-def test_the_server_is_killed_in_the_middle_of_300_jobs(server: PostgresServer, tmp_path: Path) -> None:
-    with stack_on(server, tmp_path) as stack:
+def test_the_server_is_killed_in_the_middle_of_300_jobs(
+    server: PostgresServer, tmp_path: Path, nursery: Nursery
+) -> None:
+    with stack_on(server, tmp_path, nursery) as stack:
         stack.fault(fault="latency", seconds=1.0)
         # whole texts in two kinds of jobs: rows, vectors and results
         ids = [parse.delay(job_description=f"{POSTING} {number}", user_id=number % 7).id for number in range(JOBS - 60)]

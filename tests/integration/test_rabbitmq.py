@@ -17,11 +17,12 @@ from kombu.transport.native_delayed_delivery import declare_native_delayed_deliv
 
 from cli.stack import QUEUES
 from db.models import JobState
+from tests.chaos.nursery import Nursery
 from tests.integration.conftest import RunningStack, start, wait_until
 from tests.rabbitmq import NOT_INSTALLED, program, rabbitmq_server
 
 pytestmark = [
-    pytest.mark.xdist_group("stack"),
+    pytest.mark.xdist_group("stack-rabbitmq"),
     pytest.mark.timeout(170),
     pytest.mark.skipif(program() is None, reason=NOT_INSTALLED),
 ]
@@ -31,10 +32,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+def rabbit(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """A stack of its own, whose broker is RabbitMQ."""
     with rabbitmq_server() as url:
-        yield from start(tmp_path_factory.mktemp("rabbit"), broker=url)
+        yield from start(tmp_path_factory.mktemp("rabbit"), nursery, broker=url)
 
 
 def application(stack: RunningStack, program: str) -> Any:

