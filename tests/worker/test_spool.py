@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from db.models import AttemptState, Job, JobState
+from db.once import once_per_environment
 from db.session import read
 from tasks.kinds import Embed, Parse
 from tests.worker.conftest import Simulator
@@ -22,7 +23,9 @@ from tests.worker.lab import (
     submit,
 )
 from worker.app import app
-from worker.errors import NotOurs
+from worker.errors import NotOurs, RunAgain
+from worker.outcome import from_json
+from worker.shutdown import overtime
 from worker.spool import drain
 from worker.sweeper import _end_overdue
 
@@ -41,16 +44,16 @@ class Killed(BaseException):
 
 
 def outage(monkeypatch: pytest.MonkeyPatch, spool: Path, times: int, *, killed: bool = False) -> list[Path]:
-    """SQL fails so many times when an outcome is written; the files that were there the last time."""
+    """SQL fails so many times when an outcome is written; the new files that were there the last time."""
     from db import attempts as module
 
-    close, seen = module.close, []
+    close, seen, before = module.close, [], {*spool.glob("*")}
     left = iter(range(times))
 
     def failing(*arguments: Any) -> bool:
         if next(left, None) is None:
             return close(*arguments)
-        seen[:] = spool.glob("*")
+        seen[:] = {*spool.glob("*")} - before
         if killed and seen:
             raise Killed
         return lost_database()
@@ -125,6 +128,74 @@ def test_an_outcome_of_a_live_worker_is_not_drained_by_others(
     run(submit())
     assert drained == [0]
     assert list(spool.iterdir()) == []
+
+
+def test_of_two_that_drain_at_once_each_leaves_the_other_what_it_has(
+    simulator: Simulator, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [submit(), submit()]
+    for job_id in ids:
+        with monkeypatch.context() as patch:
+            outage(patch, spool, 9, killed=True)
+            with pytest.raises(Killed):
+                run(job_id)
+    others: list[int] = []
+
+    def another_comes(text: str) -> Any:
+        # once, while we hold the first file
+        if not others:
+            others.append(0)
+            others[0] = drain(app)
+        return from_json(text)
+
+    monkeypatch.setattr("worker.spool.from_json", another_comes)
+    assert (drain(app), others) == (1, [1])
+    assert list(spool.iterdir()) == []
+    with read() as session:
+        assert {session.get_one(Job, job_id).state for job_id in ids} == {JobState.SUCCEEDED}
+    assert spent_and_reserved() == (simulator.bill(), 0)
+
+
+def test_what_is_drained_while_the_ledger_is_away_is_settled_later(
+    simulator: Simulator, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit()
+    with monkeypatch.context() as patch:
+        outage(patch, spool, 9, killed=True)
+        with pytest.raises(Killed):
+            run(job_id)
+    with monkeypatch.context() as patch:
+        patch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+        once_per_environment.forget_all()
+        assert drain(app) == 1
+    once_per_environment.forget_all()
+    assert list(spool.iterdir()) == []
+    with read() as session:
+        assert session.get_one(Job, job_id).state == JobState.SUCCEEDED
+    spent, reserved = spent_and_reserved()
+    assert (spent, reserved > 0) == (0, True)
+    end_all_leases()
+    assert _end_overdue() == 1
+    assert spent_and_reserved() == (simulator.bill(), 0)
+
+
+def test_a_worker_that_is_stopped_during_an_outage_leaves_the_outcome_to_the_next(
+    simulator: Simulator, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit()
+    with monkeypatch.context() as patch:
+        outage(patch, spool, 9)
+        overtime.set()
+        try:
+            with pytest.raises(RunAgain, match="the database is away"):
+                run(job_id)
+        finally:
+            overtime.clear()
+    assert [path.suffix for path in spool.iterdir()] == [".json"]
+    assert drain(app) == 1
+    assert run(job_id)
+    assert simulator.requests() == 1
+    assert spent_and_reserved() == (simulator.bill(), 0)
 
 
 def test_an_outcome_that_comes_after_its_attempt_was_given_up_corrects_the_cost(
