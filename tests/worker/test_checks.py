@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from worker.checks import hide_arguments
+from db.once import once_per_environment
+from worker.checks import check_database, hide_arguments
 
 
 @pytest.mark.timeout(60)
@@ -26,6 +27,8 @@ from worker.checks import hide_arguments
         ("MODEL_SELECTION_ADAPTIVE", "perhaps", "MODEL_SELECTION_ADAPTIVE: "),
         ("MODEL_REGISTRY_FILE", "/nowhere.toml", "MODEL_REGISTRY_FILE: /nowhere.toml cannot be read"),
         ("DATABASE_URL", "mysql://x", "DATABASE_URL: mysql is not supported"),
+        ("DATABASE_URL", "paymaster", "DATABASE_URL: no URL is not supported"),
+        ("LOG_LEVEL", "loud", "LOG_LEVEL: "),
         ("ALERT_WEBHOOK_URL", "http://hooks.example", "ALERT_WEBHOOK_URL: must begin with https://"),
         ("COST_ALERT_THRESHOLDS", "80", "COST_ALERT_THRESHOLDS: '80' is no share"),
         ("WORKER_CONCURRENCY", "many", "WORKER_CONCURRENCY: 'many' is no number"),
@@ -40,6 +43,15 @@ def test_a_worker_refuses_to_start_on_a_bad_setting(variable: str, value: str, s
     assert done.returncode == 1
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_database_that_is_away_at_the_start_is_waited_for(
+    environment: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    once_per_environment.forget_all()
+    check_database()
+    assert "the database is away, and is looked at later: OperationalError" in caplog.text
 
 
 def record(message: str, *arguments: object) -> str:

@@ -203,6 +203,28 @@ def test_a_warning_is_told_by_its_kind_and_place_alone() -> None:
     assert "posting" not in json.dumps(line)
 
 
+def test_an_address_that_is_none_hides_no_other_secret() -> None:
+    with lines(ALERT_WEBHOOK_URL="https://[hooks.example.com/no-end", OPENAI_API_KEY=SECRET) as found:
+        logging.getLogger("watch.x").warning("with %s", SECRET)
+    assert [line["event"] for line in found] == ["with (hidden)"]
+
+
+def test_a_thread_that_ends_on_purpose_is_not_told() -> None:
+    def leave() -> None:
+        raise SystemExit(0)
+
+    def fail() -> None:
+        raise ValueError(SECRET)
+
+    with lines() as found:
+        for work in (leave, fail):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+    assert [line["event"] for line in found] == ["a thread ended"]
+    assert "ValueError at" in found[0]["exception"] and SECRET not in json.dumps(found)
+
+
 def test_a_webhooks_address_and_the_keys_in_headers_are_hidden() -> None:
     hook = "https://hooks.example.com/services/T0000/B0000/sentinel"
     with lines(
