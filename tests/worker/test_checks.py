@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,16 @@ def test_a_worker_refuses_to_start_on_a_bad_setting(variable: str, value: str, s
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.timeout(60)
+def test_beat_refuses_to_start_on_a_bad_log_level(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "worker.app", "beat"],
+        env={**os.environ, "REDIS_URL": "redis://127.0.0.1:1/0", "PAYMASTER_HOME": str(tmp_path), "LOG_LEVEL": "loud"},
+        capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert (done.returncode, "paymaster: LOG_LEVEL: 'loud' is no level" in done.stderr) == (1, True)
+
+
 def test_a_database_that_is_away_at_the_start_is_waited_for(
     environment: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -70,3 +81,9 @@ def test_a_message_that_cannot_be_run_is_named_without_its_body() -> None:
     assert "marker" not in told
     assert "marker" not in record("The full contents of the message body was: %s", "marker")
     assert record("all is well with %s and %s", "this", "that") == "all is well with this and that"
+
+
+def test_a_line_without_data_stays_as_it_is() -> None:
+    made = logging.LogRecord("celery", logging.INFO, "f", 1, "all is well with %s", ("this",), None)
+    assert hide_arguments(made)
+    assert made.getMessage() == "all is well with this" and not hasattr(made, "data")

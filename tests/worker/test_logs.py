@@ -17,7 +17,7 @@ from db.once import once_per_environment
 from tests.worker.conftest import Simulator
 from tests.worker.lab import run, run_to_the_end, submit
 from worker.errors import JobFailed, RunAgain
-from worker.logs import setup
+from worker.logs import redact, setup
 
 SECRET = "sk-sentinel-0123456789"
 
@@ -233,3 +233,8 @@ def test_a_webhooks_address_and_the_keys_in_headers_are_hidden() -> None:
         logging.getLogger("watch.x").warning("posting to %s failed, headers Bearer%%20abcdefgh", hook)
     (line,) = found
     assert "sentinel" not in line["event"] and "abcdefgh" not in line["event"]
+
+
+def test_a_text_that_is_shown_elsewhere_loses_its_secrets_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    assert redact(f"with {SECRET}") == "with (hidden)"

@@ -32,6 +32,12 @@ pytestmark = pytest.mark.xdist_group("litellm")
 SENTINEL = "zqmessageword"
 
 
+@pytest.fixture
+def results(published: Broker, redis_server: str) -> None:
+    """Results are asked for where SQL knows them."""
+    point_celery_at(redis_server)
+
+
 @contextmanager
 def message(job_id: str, **request: Any) -> Iterator[None]:
     """A message of this job is at work here."""
@@ -90,11 +96,20 @@ def test_a_message_whose_key_another_job_has_fails_and_names_that_job(published:
     assert (job("second").state, job(first.id).state) == (JobState.FAILED, JobState.QUEUED)
 
 
+def test_a_job_that_no_broker_takes_is_accepted_all_the_same(published: Broker) -> None:
+    point_celery_at("redis://127.0.0.1:1/0")
+    app.conf.result_backend = "disabled://"
+    job_id = parse.delay(job_description=POSTING).id
+    assert (job(job_id).state, published.messages) == (JobState.QUEUED, [])
+
+
+@pytest.mark.usefixtures("results")
 def test_a_step_that_its_chain_publishes_twice_is_one_job_and_one_message(published: Broker) -> None:
     for _ in range(2):
         step = parse.apply_async(kwargs={"job_description": POSTING}, task_id="step", parent_id="the step before")
         assert step.id == "step"
     assert published.messages == [("parse", "step")]
+    assert AsyncResult("step", app=app).state == "PENDING"
     with read() as session:
         assert session.scalar(select(func.count()).select_from(Job)) == 1
 
@@ -109,6 +124,7 @@ def test_a_worker_shows_nobody_what_a_message_carries(published: Broker) -> None
     assert request.info()["id"] == "by-name"
 
 
+@pytest.mark.usefixtures("results")
 def test_what_is_revoked_is_cancelled_unless_it_has_begun(published: Broker) -> None:
     waiting, running, late = submit(), submit(), submit()
     with write() as session:
@@ -119,12 +135,7 @@ def test_what_is_revoked_is_cancelled_unless_it_has_begun(published: Broker) -> 
     task_revoked.send(sender=parse, request=SimpleNamespace(id=late), terminated=False, signum=None, expired=False)
     states = [job(job_id).state for job_id in (waiting, running, late)]
     assert states == [JobState.CANCELLED, JobState.RUNNING, JobState.CANCELLED]
-
-
-@pytest.fixture
-def results(published: Broker, redis_server: str) -> None:
-    """Results are asked for where SQL knows them."""
-    point_celery_at(redis_server)
+    assert [AsyncResult(job_id, app=app).state for job_id in (waiting, running)] == ["REVOKED", "STARTED"]
 
 
 @pytest.mark.usefixtures("results")
@@ -147,3 +158,5 @@ def test_a_result_that_redis_never_had_is_that_of_the_row() -> None:
     assert (AsyncResult(parked, app=app).state, AsyncResult(waiting, app=app).state) == (DEFERRED, "PENDING")
     assert AsyncResult(parked, app=app).info == {"why": "No room now.", "until": until.isoformat()}
     assert AsyncResult("nobody's", app=app).state == "PENDING"
+    app.backend.store_result(waiting, {"what": "came first"}, "SUCCESS")
+    assert AsyncResult(waiting, app=app).get(timeout=20) == {"what": "came first"}

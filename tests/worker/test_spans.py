@@ -100,4 +100,4 @@ def test_an_exporter_that_is_not_known_is_named_once_and_they_are_off() -> None:
 
 
 def test_a_provider_that_the_application_has_set_up_is_used_as_it_is() -> None:
-    run(OWN_PROVIDER, OTEL_EXPORTER_OTLP_ENDPOINT=NOWHERE)
+    assert run(OWN_PROVIDER, OTEL_EXPORTER_OTLP_ENDPOINT=NOWHERE).stderr == ""
