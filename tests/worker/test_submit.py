@@ -12,7 +12,7 @@ from db.once import once_per_environment
 from db.session import read
 from tasks.kinds import Embed, Generate, Parse
 from worker.errors import InvalidJob
-from worker.submit import accept, accept_invalid, due_in, fields_of, place
+from worker.submit import accept, accept_invalid, due_in, fields_of, place, place_all
 
 POSTING = {"job_description": "A baker."}
 CV = {"job_data": {"raw_job_description": "A baker."}}
@@ -220,6 +220,15 @@ def test_a_row_that_sql_refuses_is_no_job_that_is_there_already() -> None:
     with pytest.raises(InvalidJob, match=r"^parse: the job could not be written$"):
         place(refused, again=True)
     assert rows() == 0
+
+
+@needs_database
+def test_of_many_rows_one_that_is_there_already_is_refused_alone() -> None:
+    made = [Job(id=job_id, kind="parse", state=JobState.QUEUED, queue="parse", payload={}) for job_id in "aba"]
+    first, second, again = place_all(made)
+    assert (first, second) == (made[0], made[1])
+    assert isinstance(again, InvalidJob) and "there is a job with the id a already" in str(again)
+    assert rows() == 2
 
 
 @needs_database
