@@ -35,8 +35,9 @@ chaos: install  ## Break things in full and count (JSON, hours; CHAOS="01 07", -
 fuzz: install  ## Made-up payloads and provider answers for ten minutes (FUZZ=60 for a minute); prints its seeds
 	@$(BIN)/python -m tests.fuzz $(FUZZ)
 
-# COVERED="tests/budget tests/selection" for a part; with tests/integration it counts what stacks do, too
-COVERED ?= tests/budget tests/selection tests/worker tests/tasks tests/watch tests/api
+# COVERED="tests/budget tests/selection" for a part. What Celery runs is seen in the three of tests/integration.
+COVERED ?= tests/budget tests/selection tests/worker tests/tasks tests/watch tests/api \
+	$(patsubst %,tests/integration/test_%.py,jobs shutdown deferred)
 coverage: install  ## Branch coverage of budget/, selection/ and worker/, in all processes of the tests
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest -n 2 --dist loadgroup --database sqlite $(COVERED); tests=$$?; \

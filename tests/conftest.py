@@ -36,6 +36,7 @@ ON_BOTH = (
     "watch/test_rollup.py",
     "worker/test_again.py",
     "worker/test_deferred.py",
+    "worker/test_drain.py",
     "worker/test_late.py",
     "worker/test_reservations.py",
     "worker/test_runs.py",

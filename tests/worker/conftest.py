@@ -3,6 +3,7 @@
 import json
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,3 +94,11 @@ def published(simulator: Simulator, redis_server: str) -> Iterator[Broker]:
     yield broker
     broker.client.close()
     point_celery_at(before)
+
+
+@pytest.fixture
+def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where outcomes wait for SQL, which is asked again at once."""
+    monkeypatch.setattr("worker.closing.OUTAGE_PAUSE_S", 0.01)
+    app.loader.import_default_modules()
+    return tmp_path / "spool"

@@ -1,6 +1,7 @@
 """Jobs run in this very process, without Celery, and what SQL and the ledger hold of them."""
 
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,12 +74,13 @@ def still_mine_then_lose_it(job_id: str) -> Any:
     return lose
 
 
+class Killed(BaseException):
+    """SIGKILL, as far as a test process may."""
+
+
 def die_during_the_call(job_id: str) -> None:
     """Leave the job as a worker does that is killed while the provider works."""
     import worker.attempt
-
-    class Killed(BaseException):
-        pass
 
     def die(coroutine: Any) -> None:
         coroutine.close()
@@ -101,3 +103,22 @@ def end_all_leases() -> None:
 
 def lost_database(*_: Any) -> None:
     raise OperationalError("update", {}, Exception("gone"))
+
+
+def outage(monkeypatch: pytest.MonkeyPatch, spool: Path, times: int, *, killed: bool = False) -> list[Path]:
+    """SQL fails so many times when an outcome is written; the new files that were there the last time."""
+    from db import attempts as module
+
+    close, seen, before = module.close, [], {*spool.glob("*")}
+    left = iter(range(times))
+
+    def failing(*arguments: Any) -> bool:
+        if next(left, None) is None:
+            return close(*arguments)
+        seen[:] = {*spool.glob("*")} - before
+        if killed and seen:
+            raise Killed
+        return lost_database()
+
+    monkeypatch.setattr(module, "close", failing)
+    return seen

@@ -93,6 +93,8 @@ def test_an_acknowledgement_goes_with_the_next_message(letters: Any, hub: Hub) -
     assert held(letters) == 2
     letters.basic_get("letters")
     assert held(letters) == 1
+    fire(hub)
+    assert held(letters) == 1
 
 
 def test_an_acknowledgement_waits_for_the_next_message_for_a_moment_only(letters: Any, hub: Hub) -> None:
@@ -132,10 +134,21 @@ def test_a_worker_that_shuts_down_says_what_it_has_not_said(letters: Any, hub: H
     assert consumer.flushes == 1
 
 
+@pytest.mark.parametrize("task_consumer", [None, SimpleNamespace(channel=SimpleNamespace())])
+def test_one_that_never_consumed_or_does_so_from_rabbitmq_shuts_down_too(hub: Hub, task_consumer: Any) -> None:
+    ended: list[Any] = []
+    consumer = Told(hub)
+    consumer.task_consumer = task_consumer
+    consumer.blueprint = SimpleNamespace(shutdown=ended.append)
+    consumer.shutdown()
+    assert (consumer.flushes, ended) == (1, [consumer])
+
+
 def test_a_channel_that_is_closed_opens_no_new_connection(redis_server: str, letters: Any, hub: Hub) -> None:
     """It may be closed because its Redis hangs. What was not said comes twice."""
     letters.basic_get("letters").ack()
     letters.close()
+    fire(hub)
     assert letters._pool is None
 
 
@@ -170,6 +183,17 @@ def test_events_of_a_moment_go_together(hub: Hub) -> None:
     assert consumer.flushes == 1
     consumer._flush_later()
     assert len(hub.timer.queue) == 1
+
+
+def test_events_wait_for_a_connection_too(hub: Hub) -> None:
+    consumer = Told(hub)
+    consumer._flush_soon = consumer._flush_later
+    consumer.event_dispatcher = None
+    consumer.on_send_event_buffered()
+    for item in hub._pop_ready():
+        item()
+    fire(hub)
+    assert consumer.flushes == 1
 
 
 def test_a_moment_is_short() -> None:

@@ -4,10 +4,12 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from worker.checks import hide_arguments
+from db.once import once_per_environment
+from worker.checks import check_database, hide_arguments
 
 
 @pytest.mark.timeout(60)
@@ -26,6 +28,8 @@ from worker.checks import hide_arguments
         ("MODEL_SELECTION_ADAPTIVE", "perhaps", "MODEL_SELECTION_ADAPTIVE: "),
         ("MODEL_REGISTRY_FILE", "/nowhere.toml", "MODEL_REGISTRY_FILE: /nowhere.toml cannot be read"),
         ("DATABASE_URL", "mysql://x", "DATABASE_URL: mysql is not supported"),
+        ("DATABASE_URL", "paymaster", "DATABASE_URL: no URL is not supported"),
+        ("LOG_LEVEL", "loud", "LOG_LEVEL: "),
         ("ALERT_WEBHOOK_URL", "http://hooks.example", "ALERT_WEBHOOK_URL: must begin with https://"),
         ("COST_ALERT_THRESHOLDS", "80", "COST_ALERT_THRESHOLDS: '80' is no share"),
         ("WORKER_CONCURRENCY", "many", "WORKER_CONCURRENCY: 'many' is no number"),
@@ -40,6 +44,25 @@ def test_a_worker_refuses_to_start_on_a_bad_setting(variable: str, value: str, s
     assert done.returncode == 1
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.timeout(60)
+def test_beat_refuses_to_start_on_a_bad_log_level(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "worker.app", "beat"],
+        env={**os.environ, "REDIS_URL": "redis://127.0.0.1:1/0", "PAYMASTER_HOME": str(tmp_path), "LOG_LEVEL": "loud"},
+        capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert (done.returncode, "paymaster: LOG_LEVEL: 'loud' is no level" in done.stderr) == (1, True)
+
+
+def test_a_database_that_is_away_at_the_start_is_waited_for(
+    environment: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    once_per_environment.forget_all()
+    check_database()
+    assert "the database is away, and is looked at later: OperationalError" in caplog.text
 
 
 def record(message: str, *arguments: object) -> str:
@@ -58,3 +81,9 @@ def test_a_message_that_cannot_be_run_is_named_without_its_body() -> None:
     assert "marker" not in told
     assert "marker" not in record("The full contents of the message body was: %s", "marker")
     assert record("all is well with %s and %s", "this", "that") == "all is well with this and that"
+
+
+def test_a_line_without_data_stays_as_it_is() -> None:
+    made = logging.LogRecord("celery", logging.INFO, "f", 1, "all is well with %s", ("this",), None)
+    assert hide_arguments(made)
+    assert made.getMessage() == "all is well with this" and not hasattr(made, "data")

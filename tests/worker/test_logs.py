@@ -17,7 +17,7 @@ from db.once import once_per_environment
 from tests.worker.conftest import Simulator
 from tests.worker.lab import run, run_to_the_end, submit
 from worker.errors import JobFailed, RunAgain
-from worker.logs import setup
+from worker.logs import redact, setup
 
 SECRET = "sk-sentinel-0123456789"
 
@@ -203,6 +203,28 @@ def test_a_warning_is_told_by_its_kind_and_place_alone() -> None:
     assert "posting" not in json.dumps(line)
 
 
+def test_an_address_that_is_none_hides_no_other_secret() -> None:
+    with lines(ALERT_WEBHOOK_URL="https://[hooks.example.com/no-end", OPENAI_API_KEY=SECRET) as found:
+        logging.getLogger("watch.x").warning("with %s", SECRET)
+    assert [line["event"] for line in found] == ["with (hidden)"]
+
+
+def test_a_thread_that_ends_on_purpose_is_not_told() -> None:
+    def leave() -> None:
+        raise SystemExit(0)
+
+    def fail() -> None:
+        raise ValueError(SECRET)
+
+    with lines() as found:
+        for work in (leave, fail):
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+    assert [line["event"] for line in found] == ["a thread ended"]
+    assert "ValueError at" in found[0]["exception"] and SECRET not in json.dumps(found)
+
+
 def test_a_webhooks_address_and_the_keys_in_headers_are_hidden() -> None:
     hook = "https://hooks.example.com/services/T0000/B0000/sentinel"
     with lines(
@@ -211,3 +233,8 @@ def test_a_webhooks_address_and_the_keys_in_headers_are_hidden() -> None:
         logging.getLogger("watch.x").warning("posting to %s failed, headers Bearer%%20abcdefgh", hook)
     (line,) = found
     assert "sentinel" not in line["event"] and "abcdefgh" not in line["event"]
+
+
+def test_a_text_that_is_shown_elsewhere_loses_its_secrets_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    assert redact(f"with {SECRET}") == "with (hidden)"

@@ -170,7 +170,13 @@ def process(folder: Path, number: int) -> subprocess.Popen[str]:
 
 def kill(made: subprocess.Popen[str]) -> None:
     made.kill()
-    made.communicate()
+    end(made)
+
+
+def end(made: subprocess.Popen[str]) -> None:
+    """Let it end by itself, which it does when nobody speaks to it any more."""
+    with made:
+        pass
 
 
 def test_many_processes_add_up_and_dead_ones_leave_neither_gaps_nor_files(
@@ -191,7 +197,7 @@ def test_many_processes_add_up_and_dead_ones_leave_neither_gaps_nor_files(
         kill(process(folder, 10))
     assert finished() == 37
     assert len(list(folder.glob("*.db"))) == 2
-    kill(second)
+    end(second)
 
 
 def test_a_worker_serves_its_own_figures(warm_ledger: object) -> None:
@@ -214,7 +220,7 @@ sys.stdin.read()
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             assert value(scraped(answer.read()), "paymaster_runs_total", kind="parse") == 2
     finally:
-        kill(made)
+        end(made)
 
 
 def test_a_port_that_is_taken_is_named() -> None:

@@ -12,7 +12,7 @@ from db.once import once_per_environment
 from db.session import read
 from tasks.kinds import Embed, Generate, Parse
 from worker.errors import InvalidJob
-from worker.submit import accept, accept_invalid, due_in, fields_of
+from worker.submit import accept, accept_invalid, due_in, fields_of, place, place_all
 
 POSTING = {"job_description": "A baker."}
 CV = {"job_data": {"raw_job_description": "A baker."}}
@@ -215,12 +215,32 @@ def test_a_message_that_comes_twice_finds_the_job_that_is_there() -> None:
 
 
 @needs_database
+def test_a_row_that_sql_refuses_is_no_job_that_is_there_already() -> None:
+    refused = Job(id="j", kind="parse", state=JobState.QUEUED, queue=None, payload={})
+    with pytest.raises(InvalidJob, match=r"^parse: the job could not be written$"):
+        place(refused, again=True)
+    assert rows() == 0
+
+
+@needs_database
+def test_of_many_rows_one_that_is_there_already_is_refused_alone() -> None:
+    made = [Job(id=job_id, kind="parse", state=JobState.QUEUED, queue="parse", payload={}) for job_id in "aba"]
+    first, second, again = place_all(made)
+    assert (first, second) == (made[0], made[1])
+    assert isinstance(again, InvalidJob) and "there is a job with the id a already" in str(again)
+    assert rows() == 2
+
+
+@needs_database
 def test_an_invalid_message_is_kept_as_a_failed_job_and_harms_no_other() -> None:
     accept_invalid(Embed(), "j", "embed: field texts is missing")
     job = row("j")
     assert (job.state, job.error_code, job.error) == (JobState.FAILED, "invalid", "embed: field texts is missing")
     assert (job.queue, job.payload, job.due_at) == ("embed", {}, None)
     assert job.finished_at is not None
+    for unkeepable in ("x" * 65, "a\nb"):
+        accept_invalid(Embed(), unkeepable, "embed: field texts is missing")
+    assert rows() == 1, "its sender learns it from the result"
     accept(Parse(), "good", POSTING, due_in_s=0)
     accept_invalid(Parse(), "good", "parse: whatever")
     assert row("good").state == JobState.QUEUED

@@ -1,6 +1,7 @@
 """Counting tokens: never under, and bounded in time whatever the text."""
 
 import math
+import sys
 import time
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selection.registry import load_registry
-from worker.tokens import CHUNK_CHARS, count_tokens, most_input_tokens
+from worker.tokens import CHUNK_CHARS, count_tokens, litellm_folder, most_input_tokens
 
 TOKENIZERS = ("o200k_base", "cl100k_base")
 TEXTS = {
@@ -95,3 +96,9 @@ def test_claudes_margin_is_wide_since_its_tokenizer_is_not_public() -> None:
     providers = load_registry().providers
     assert providers["anthropic"].input_margin >= 1.5 > providers["openai"].input_margin >= 1
     assert providers["anthropic"].input_overhead >= 530  # what Anthropic says that tool use adds
+
+
+def test_a_missing_litellm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "litellm", None)
+    with pytest.raises(ModuleNotFoundError, match="litellm is not installed"):
+        litellm_folder()

@@ -1,6 +1,8 @@
 """Our own connections against `litellm.acompletion`: the same request on the wire, the same answer or failure of it."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -178,3 +180,20 @@ def test_no_redirect_is_followed_with_the_key(monkeypatch: pytest.MonkeyPatch, r
     failed = ask(monkeypatch, "gpt-4o", "own")
     assert (failed["code"], failed["billed"]) == (f"http_{status}", False)
     assert len(recorder.seen) == 1
+
+
+ONE_CALL = """
+import asyncio
+from selection.registry import load_registry
+from worker import gateway
+from worker.kind import ChatRequest
+request = ChatRequest("You read.", "A baker.", "Posting", {"type": "object"}, temperature=0.1, max_tokens=10)
+print(asyncio.run(gateway.call(load_registry().models["gpt-4o"], request, 60)).content)
+"""
+
+
+def test_a_program_whose_loop_has_ended_before_it_waits_for_nobody_at_its_end(recorder: Recorder) -> None:
+    told = subprocess.run([sys.executable, "-c", ONE_CALL], capture_output=True, text=True, timeout=120, check=True)
+    assert told.stdout == "{}\n"
+    # aiohttp has its say about the session that nobody could close
+    assert "atexit" not in told.stderr and "_close" not in told.stderr
