@@ -7,7 +7,7 @@ from typing import Any
 from celery.worker import consumer
 from vine import promise
 
-from worker.broker import TOGETHER_S, SharedAcks
+from worker.broker import TOGETHER_S, SharedQoS
 
 # celery-types knows little of it
 CeleryConsumer: Any = consumer.Consumer
@@ -22,8 +22,8 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # see above
         self._flush_is_due = False
 
     def on_send_event_buffered(self) -> None:
-        # Whatever thread this is: only the loop's may send. Celery lets any thread send when there are many, and on
-        # RabbitMQ that thread and the loop's would wait for each other's replies.
+        # Whatever thread this is: only the consumer's may send. Celery lets any thread send when there are many, and on
+        # RabbitMQ that thread and the consumer's would wait for each other's replies.
         if self.event_dispatcher:
             self.event_dispatcher.buffer_limit = sys.maxsize
         self.hub.call_soon(self._flush_soon)
@@ -44,6 +44,6 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]  # see above
             self._flush_events()
             # RabbitMQ's channels have none
             qos = getattr(self.task_consumer.channel, "qos", None) if self.task_consumer else None
-            if isinstance(qos, SharedAcks):
+            if isinstance(qos, SharedQoS):
                 qos.send()
         super().shutdown()

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from kombu import Connection, Exchange, Queue
+from kombu import Connection, Exchange, Producer, Queue
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
 from kombu.transport.redis import Channel
 from redis import ConnectionPool, Redis
 
-import worker.app  # noqa: F401  # it mends kombu
+import worker.app  # it mends kombu
 from worker.broker import TOGETHER_S
 from worker.consumer import Consumer
 
@@ -106,6 +106,75 @@ def test_an_acknowledgement_waits_for_the_next_message_for_a_moment_only(letters
     letters.basic_get("letters").ack()
     fire(hub)
     assert held(letters) == 0
+
+
+@pytest.fixture
+def jobs(redis_server: str, letters: Any) -> Any:
+    """The same channel with three messages of jobs: their ids, and nothing else."""
+    for number in range(3):
+        publish(letters, "tasks.parse", task_id=f"job-{number}")
+    for _ in range(3):
+        letters.basic_get("letters").ack()
+    with letters.conn_or_acquire() as client:
+        client.delete(letters.unacked_key, letters.unacked_index_key)
+    return letters
+
+
+def publish(channel: Any, task: str, **message: Any) -> None:
+    told = worker.app.app.amqp.as_task_v2(message.pop("task_id"), task, **message)
+    Producer(channel, serializer="json").publish(
+        told.body, exchange=QUEUE.exchange, routing_key="letters", headers=told.headers, **told.properties
+    )
+
+
+def test_a_job_that_is_done_in_a_moment_is_never_told_of(jobs: Any, hub: Hub) -> None:
+    jobs.basic_get("letters").ack()
+    fire(hub)
+    assert held(jobs) == 0
+
+
+def test_messages_of_jobs_are_recorded_together_and_come_again_as_they_were(jobs: Any, hub: Hub) -> None:
+    taken = [jobs.basic_get("letters") for _ in range(3)]
+    assert held(jobs) == 0
+    fire(hub)
+    assert held(jobs) == 3
+    taken[0].ack()
+    fire(hub)
+    assert held(jobs) == 2
+    jobs.qos.restore_unacked()
+    again = [jobs.basic_get("letters") for _ in range(2)]
+    assert {m.headers["id"] for m in again} == {"job-1", "job-2"}
+    assert {(m.body, m.headers["task"]) for m in again} == {(m.body, m.headers["task"]) for m in taken}
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("tasks.parse", {"kwargs": {"job_description": "in the message only"}}),
+        ("tasks.parse", {"chain": [{"task": "tasks.embed"}]}),
+        ("tasks.parse", {"callbacks": [{"task": "tasks.embed"}]}),
+        ("tasks.parse", {"chord": {"task": "tasks.embed"}}),
+        ("somebody.else", {}),
+    ],
+)
+def test_a_message_on_which_more_hangs_is_recorded_at_once(
+    jobs: Any, hub: Hub, task: str, message: dict[str, Any]
+) -> None:
+    for _ in range(3):
+        jobs.basic_get("letters").ack()
+    publish(jobs, task, task_id="more", **message)
+    taken = jobs.basic_get("letters")
+    assert held(jobs) == 1
+    taken.ack()
+    fire(hub)
+    assert held(jobs) == 0
+
+
+def test_a_job_that_is_given_back_at_once_comes_again(jobs: Any, hub: Hub) -> None:
+    first = jobs.basic_get("letters")
+    first.requeue()
+    assert held(jobs) == 0
+    assert first.headers["id"] in {jobs.basic_get("letters").headers["id"] for _ in range(3)}
 
 
 def test_what_is_acknowledged_makes_room_at_once(letters: Any, hub: Hub) -> None:
