@@ -4,6 +4,7 @@ carries the tokenizers' data, which is used here without importing litellm."""
 
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from selection.registry import Model, Provider
 # Texts are cut into chunks, so that the time is linear whatever the text. A cut changes the count by a token or so,
 # which the margin covers.
 CHUNK_CHARS = 4096
+MOST_REMEMBERED = 512
 
 
 def litellm_folder() -> Path:
@@ -34,11 +36,14 @@ def encodings() -> dict[str, tiktoken.Encoding]:
 
 def count_tokens(text: str, tokenizer: str) -> int:
     """Tokens of a text."""
-    encoding = encodings()[tokenizer]
-    if len(text) <= CHUNK_CHARS:
-        return len(encoding.encode_ordinary(text))
     chunks = (text[start : start + CHUNK_CHARS] for start in range(0, len(text), CHUNK_CHARS))
-    return sum(len(encoding.encode_ordinary(chunk)) for chunk in chunks)
+    return sum(_count(chunk, tokenizer) for chunk in chunks)
+
+
+# prompts and schemas are the same in all jobs of a kind, and a job is counted twice: to select, and to reserve
+@lru_cache(MOST_REMEMBERED)
+def _count(chunk: str, tokenizer: str) -> int:
+    return len(encodings()[tokenizer].encode_ordinary(chunk))
 
 
 def most_input_tokens(texts: Iterable[str], model: Model, provider: Provider) -> int:

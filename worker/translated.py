@@ -7,6 +7,7 @@ import atexit
 import json
 import os
 import ssl
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -51,6 +52,12 @@ def _close(session: aiohttp.ClientSession, loop: asyncio.AbstractEventLoop) -> N
         asyncio.run_coroutine_threadsafe(session.close(), loop).result(1)
 
 
+@lru_cache(16)
+def _request(url: str) -> httpx.Request:
+    """What litellm's translators want to see of the request: nothing."""
+    return httpx.Request("POST", url)
+
+
 def _translator(litellm: Any, provider: str, model: str) -> Any:
     kind = litellm.types.utils.LlmProviders(provider)
     return litellm.utils.ProviderConfigManager.get_provider_chat_config(model, kind)
@@ -79,7 +86,7 @@ async def chat(
             answer.status,
             headers=[(key, value) for key, value in answer.headers.items() if key.lower() != "content-encoding"],
             content=await answer.read(),
-            request=httpx.Request("POST", url),
+            request=_request(url),
         )
     if told.status_code >= 300:
         raise httpx.HTTPStatusError(f"answered {told.status_code}", request=told.request, response=told)

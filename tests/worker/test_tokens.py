@@ -27,7 +27,7 @@ TEXTS = {
 
 
 def whole(text: str, tokenizer: str) -> int:
-    count_tokens("", tokenizer)  # points tiktoken to the tokenizers' data
+    count_tokens("any", tokenizer)  # points tiktoken to the tokenizers' data
     return len(tiktoken.get_encoding(tokenizer).encode_ordinary(text))
 
 
