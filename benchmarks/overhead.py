@@ -2,8 +2,9 @@
 `litellm.Router` and its Redis budgets (benchmarks/peers/).
 
 Prints JSON: CPU milliseconds per job of the worker, of the submitting program and of Redis; jobs a second; and how long
-one job alone takes. All have the same requests to the same simulator, a worker process of 100 threads with events, the
-same Redis server and an SQLite file each. They take turns, and the figures are medians over the rounds."""
+one job alone takes. All have the same requests to the same simulator, one worker process with events that takes 100
+jobs at once, the same Redis server and an SQLite file each; ours has its own pool, the others Celery's threads. They
+take turns, and the figures are medians over the rounds."""
 
 import argparse
 import json
@@ -38,15 +39,15 @@ def start(servers: Servers, home: Path, peers: list[str]) -> dict[str, Submit]:
     """Start a worker for ours and each of the peers; how each of them is given a job."""
     from tasks import parse
 
-    threads = ("-P", "threads", "-c", str(CONCURRENCY))
-    servers.start_worker_of("ours", "worker.app", "-Q", "parse,maintenance", *threads)
+    at_once = ("-c", str(CONCURRENCY))
+    servers.start_worker_of("ours", "worker.app", "-Q", "parse,maintenance", *at_once)
     submits: dict[str, Submit] = {"ours": lambda: parse.delay(job_description=POSTING)}
     brokers = {"ours": servers.environment["REDIS_URL"]}
     for number, name in enumerate(peers, start=1):
         module, *options = PEERS[name]
         brokers[name] = f"{brokers['ours'].removesuffix('0')}{number}"
         environment = peer_environment(home, brokers[name], number)
-        servers.start_worker_of(name, module, *options, *threads, environment=environment)
+        servers.start_worker_of(name, module, *options, "-P", "threads", *at_once, environment=environment)
         app = Celery(name, broker=brokers[name], backend=brokers[name], set_as_current=False)
         submits[name] = partial(app.send_task, "parse", kwargs={"job_description": POSTING})
     for name, broker in brokers.items():
