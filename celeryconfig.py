@@ -50,8 +50,8 @@ result_serializer = "json"
 # SQL keeps results; Redis carries them to whoever waits
 result_expires = 3600
 
-# Calls wait, they do not compute: threads, and one event loop per process (worker/loop.py).
-worker_pool = "threads"
+# jobs wait, they do not compute: most share one event loop
+worker_pool = "worker.pool:TaskPool"
 worker_concurrency = _positive("WORKER_CONCURRENCY", "100")
 worker_consumer = "worker.consumer:Consumer"
 worker_prefetch_multiplier = 1

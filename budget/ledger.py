@@ -15,10 +15,11 @@ from typing import Any
 import redis
 
 from budget.breaker import NOTHING_TOLD, BreakerState, Told
-from budget.connection import Script, connect, down
+from budget.connection import Script, connect, connect_loop, down
 from budget.errors import BreakerOpen, BudgetExceeded, LedgerCold, LedgerDown
 from budget.money import MAX_NANO
 from budget.periods import Periods, periods_at
+from budget.pipe import Pipe
 from budget.scopes import (
     KEEP_AFTER_PERIOD_S,
     KEEP_JOB_S,
@@ -93,23 +94,34 @@ class Ledger:
     when its counters cannot be trusted; either way nothing may be spent. Every method may be repeated."""
 
     def __init__(
-        self, client: redis.Redis, settings: BudgetSettings, breaker_settings: BreakerSettings | None = None
+        self,
+        client: redis.Redis,
+        settings: BudgetSettings,
+        breaker_settings: BreakerSettings | None = None,
+        pipe: Pipe | None = None,
     ) -> None:
         self.client = client
+        self._pipe = pipe
         self.settings = settings
         breaker = breaker_settings or BreakerSettings()
         self._breaker_args = [
             breaker.breaker_window_s, breaker.breaker_min_calls, int(100 * breaker.breaker_failure_share),
             breaker.breaker_cooldown_s,
         ]  # fmt: skip
-        self._reserve = Script(client, "checks", "breaker", "reserve")
+        self._reserve = Script(client, "checks", "breaker", "reserve", pipe=pipe)
         self._extend = Script(client, "checks", "extend")
         self._take_limits = Script(client, "limits")
         self._restore = Script(client, "restore")
         self._close = {
-            name: Script(client, "checks", "breaker", "close", name)
+            name: Script(client, "checks", "breaker", "close", name, pipe=pipe)
             for name in ("settle", "release", "expire", "correct")
         }
+
+    def dispose(self) -> None:
+        """Close the connections."""
+        self.client.close()
+        if self._pipe is not None:
+            self._pipe.close()
 
     def reserve(
         self,
@@ -354,4 +366,5 @@ def _limit(limit: str | int | None) -> int | None:
 def ledger() -> Ledger:
     """The ledger of this process, connected at first use."""
     settings = read_settings(BudgetSettings)
-    return Ledger(connect(settings.redis_url), settings, read_settings(BreakerSettings))
+    url = settings.redis_url
+    return Ledger(connect(url), settings, read_settings(BreakerSettings), connect_loop(url))

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
+from db.loop import wait_for
 from db.once import once_per_environment
 from db.session import write
 
@@ -38,7 +39,7 @@ class GroupWriter:
         """Run `work` in a transaction and return its result once that is committed; raises what it raised."""
         future: Future[T] = Future()
         self._waiting.put((work, future))
-        return future.result()
+        return wait_for(future)
 
     def _run(self) -> None:
         while True:

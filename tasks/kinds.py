@@ -76,6 +76,7 @@ class ChatKind(Kind):
     A job that says nothing else becomes the answer, with `processing_metadata`."""
 
     capped = True
+    on_loop = True
     prompt: ClassVar[str]
     answer: ClassVar[type[BaseModel]]
     temperature: ClassVar[float]

@@ -11,6 +11,7 @@ from celery.utils.time import maybe_iso8601
 
 from worker.broker import mend_kombu
 from worker.checks import check_database, check_settings
+from worker.loop import blocking
 
 # their names in URLs
 RABBITMQ = ("amqp:", "amqps:", "pyamqp:")
@@ -19,6 +20,7 @@ RABBITMQ = ("amqp:", "amqps:", "pyamqp:")
 class Paymaster(Celery):
     """Celery, with delays that RabbitMQ can keep."""
 
+    @blocking
     def send_task(self, name: str, *arguments: Any, **options: Any) -> Any:
         """Celery's own. RabbitMQ keeps what is to run later for whole seconds; Celery cuts off the rest, so that a
         delay of less than one is an error."""

@@ -21,6 +21,7 @@ from db.writer import group_writer
 from worker import spool
 from worker.errors import CallFailed
 from worker.kind import JobKind
+from worker.loop import blocking, wait_until
 from worker.outcome import Outcome
 from worker.plan import Done, Plan
 from worker.settings import WorkerSettings
@@ -93,11 +94,16 @@ def close(
         )  # fmt: skip
     if not mine:
         # we were taken for dead: SQL may know better than we do, and the job is another runner's
-        with read() as session:
-            row = session.get_one(Attempt, reservation.attempt_id)
+        row = _row(reservation.attempt_id)
         end(plan, reservation, row.cost_basis or done.basis, row.cost_nano)
         raise LostJob(plan.job_id)
     end(plan, reservation, done.basis, done.cost, _told(failure))
+
+
+@blocking
+def _row(attempt_id: str) -> Attempt:
+    with read() as session:
+        return session.get_one(Attempt, attempt_id)
 
 
 def _log(plan: Plan, state: AttemptState, done: Done, failure: CallFailed | None) -> None:
@@ -121,7 +127,7 @@ def _shown(milliseconds: int | None) -> str:
 
 
 def _write_down(outcome: Outcome, kind: JobKind) -> bool:
-    """Write the outcome to SQL. While SQL is away, it is kept on disk and this thread waits: no new call starts
+    """Write the outcome to SQL. While SQL is away, it is kept on disk and this job waits: no new call starts
     without SQL, and the job stays ours."""
 
     def write(session: Session) -> bool:
@@ -133,10 +139,10 @@ def _write_down(outcome: Outcome, kind: JobKind) -> bool:
         logger.error("attempt %s waits for the database on disk: %s", outcome.attempt_id, type(outage).__name__)
     with ExitStack() as kept:
         try:
-            kept.enter_context(spool.keep(outcome))
+            blocking(kept.enter_context)(spool.keep(outcome))
         except OSError as full:
             logger.error("attempt %s waits in memory only: the spool gave %s", outcome.attempt_id, full.strerror)
-        while not overtime.wait(OUTAGE_PAUSE_S):
+        while not wait_until(overtime, OUTAGE_PAUSE_S):
             with suppress(*spool.OUTAGES):
                 return group_writer().commit(write)
         # the worker is stopped; the next one finds it

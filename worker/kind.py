@@ -75,6 +75,9 @@ class JobKind(ABC):
     name: ClassVar[str]
     # whether the strategy's cap per generation applies
     capped: ClassVar[bool]
+    # Whether its jobs share the event loop. It must be short work beside the calls: milliseconds, for the others wait
+    # meanwhile.
+    on_loop: ClassVar[bool] = False
     # what may be submitted, and an example of it
     payload_type: ClassVar[type[BaseModel]]
     example: ClassVar[dict[str, Any]]

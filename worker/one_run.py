@@ -25,6 +25,7 @@ from worker.choose import choose
 from worker.closing import LONGEST_WAIT_S, LostJob, settle_from_sql
 from worker.errors import NOT_THE_MODELS_FAULT, CallFailed, Deferred, ErrorClass, JobFailed, RunAgain
 from worker.kind import JobKind, Request
+from worker.loop import blocking
 from worker.metrics import count_abandoned
 from worker.plan import Done, Plan
 from worker.refusals import note_refusal
@@ -149,7 +150,7 @@ class Run:
         if closed:
             # nothing is burnt: it may go on with one of these
             self._wait_until(min(breaker.until for breaker in closed), str(closed[0]))
-        if refused is None:
+        if refused is None:  # pragma: no cover  # for the type checker: a model is passed over, refused or called
             raise JobFailed("no model is left to try", "no_model")
         if self.payload.on_budget == "defer" and refused.resets_at is not None and not refused.never_fits:
             until = datetime.fromtimestamp(refused.resets_at, UTC)
@@ -185,7 +186,7 @@ class Run:
         except CallFailed as failure:
             self._after_failure(failure)
         except LedgerCold:
-            rebuild_if_cold(ledger())
+            blocking(rebuild_if_cold)(ledger())
             raise
         if part < total - 1:
             self._reload_history()
@@ -258,6 +259,7 @@ class Run:
             wait_s = asked_s or min(LONGEST_WAIT_S * random.uniform(0.5, 1), wait_s * 2 ** min(failures, 8))
         raise RunAgain(wait_s, failure.sentence)
 
+    @blocking
     def _reload_history(self) -> None:
         with read() as session:
             self.history = jobs.attempts_of(session, self.job.id)

@@ -7,11 +7,15 @@ from typing import Any
 from celery import Celery, states
 from celery.backends.redis import RedisBackend
 from celery.exceptions import TaskRevokedError
+from redis import RedisError
 
+from budget.pipe import Pipe
+from db.loop import on_loop
 from db.models import Job, JobState
 from db.retention import sentence
 from db.session import read
 from worker.errors import JobFailed
+from worker.loop import blocking
 
 # the Celery state of a job that waits for a budget; `info` says why, and until when at the latest
 DEFERRED = "DEFERRED"
@@ -30,6 +34,15 @@ STATES = {
 # not subscribe to the result of each job and unsubscribe again.
 waited_for: ContextVar[bool] = ContextVar("waited_for", default=True)
 
+# Results of one moment travel together, but for large ones: vectors.
+LARGEST_TOGETHER = 100_000
+REDIS = ("redis://", "rediss://")
+TIMEOUT_S = 10
+SET = """
+if ARGV[2] == '0' then redis.call('SET', KEYS[1], ARGV[1]) else redis.call('SETEX', KEYS[1], ARGV[2], ARGV[1]) end
+redis.call('PUBLISH', KEYS[1], ARGV[1])
+"""
+
 # what Redis may still say when SQL knows more
 VAGUE = (states.PENDING, DEFERRED)
 
@@ -38,6 +51,7 @@ class JobBackend(RedisBackend):
     """Celery's Redis backend with a memory."""
 
     app: Celery
+    _pipe: Pipe | None = None
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Get ready to wait for a task that is published now."""
@@ -46,12 +60,32 @@ class JobBackend(RedisBackend):
 
     def _store_result(self, task_id: str, result: Any, state: str, *arguments: Any, **options: Any) -> Any:
         """Celery looks first whether there is a success already. A success needs not: it is the same job's."""
-        if state != states.SUCCESS:
-            return super()._store_result(task_id, result, state, *arguments, **options)  # type: ignore[misc]  # not in the stubs
         celery: Any = self
+        if state != states.SUCCESS:
+            return blocking(super()._store_result)(task_id, result, state, *arguments, **options)  # type: ignore[misc]  # not in the stubs
         meta = celery._get_result_meta(result, state, None, options.get("request"))
-        celery._set_with_state(self.get_key_for_task(task_id), self.encode({**meta, "task_id": task_id}), state)
+        key, value = self.get_key_for_task(task_id), self.encode({**meta, "task_id": task_id})
+        if not (on_loop() and self._sent_together(key, value)):
+            # Celery's own way, which tries for a while
+            blocking(celery._set_with_state)(key, value, state)
         return result
+
+    def _sent_together(self, key: str, value: str | bytes) -> bool:
+        """Keep a result and tell whoever waits for it, together with those of other jobs on the loop."""
+        celery: Any = self
+        if len(value) > LARGEST_TOGETHER or not str(celery.url).startswith(REDIS):
+            return False
+        self._pipe = self._pipe or Pipe(celery.url, TIMEOUT_S)
+        try:
+            self._pipe.ask(lambda _: ("EVAL", SET, 1, key, value, celery.expires or 0))
+        except RedisError:
+            return False
+        return True
+
+    @blocking
+    def on_chord_part_return(self, *arguments: Any, **options: Any) -> Any:
+        """Celery's own."""
+        return super().on_chord_part_return(*arguments, **options)
 
     def get_task_meta(self, task_id: str, cache: bool = True) -> dict[str, Any]:
         """Celery's meta data of a task; of a job that Redis does not know, or not to its end, by its row."""

@@ -31,6 +31,7 @@ from worker.errors import (
 )
 from worker.heartbeat import running
 from worker.kind import JobKind
+from worker.loop import blocking
 from worker.metrics import count_abandoned
 from worker.one_run import Progress, Run
 from worker.settings import WorkerSettings
@@ -129,6 +130,7 @@ def _give_up(kind: JobKind, job_id: str, runner: str, failure: JobFailed) -> Non
     logger.info("job %s failed: %s", job_id, failure)
 
 
+@blocking
 def _outcome_of(kind: JobKind, job_id: str) -> Any:
     """What a message gets whose job cannot be claimed: the outcome, if there is one already."""
     with read() as session:

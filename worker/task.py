@@ -18,6 +18,7 @@ from db.models import Job
 from db.session import read, write
 from worker.errors import Cancelled, Deferred, InvalidJob, JobFailed, NotOurs, RunAgain, UnknownJob
 from worker.kind import JobKind
+from worker.loop import blocking
 from worker.results import DEFERRED
 from worker.submit import accept, accept_invalid, due_in, fields_of
 from worker.traces import headers, span
@@ -36,13 +37,17 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
     # no part of a result in logs and events
     resultrepr_maxsize = 0
     Request = "worker.request:QuietRequest"
+    # whether it shares the event loop with other jobs, see worker/pool.py
+    on_loop = False
     kind: JobKind
 
     def __init__(self, kind: JobKind) -> None:
         self.kind = kind
         self.name = f"tasks.{kind.name}"
+        self.on_loop = kind.on_loop
         self.__doc__ = kind.__doc__
 
+    @blocking
     def apply_async(  # type: ignore[override]  # Celery's own has 25 parameters; they pass through
         self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any
     ) -> AsyncResult[Any]:
@@ -51,7 +56,8 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
         If the broker is away, the job is accepted all the same and published later by the sweeper."""
         job_id = task_id or uuid()
         if options.get("retries"):
-            return super().apply_async((), {}, task_id=job_id, **options)
+            # of a job that could not be written to SQL yet the payload is in the message only
+            return super().apply_async(args, kwargs, task_id=job_id, **options)
         try:
             job = accept(self.kind, job_id, fields_of(self.kind, args, kwargs), due_in_s=due_in(options))
         except InvalidJob as error:
@@ -159,6 +165,7 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
         with read() as session:
             return self.kind.result(self.kind.load(session, job.id, job.result), job.model_metadata or {})
 
+    @blocking
     def _accept_message(self, job_id: str, args: Any, kwargs: Any) -> None:
         """The message comes from a program that only knows the broker, with the payload in its arguments."""
         try:

@@ -1,6 +1,11 @@
 """A ledger on each server that its scripts must run on, and the tools to look at what it wrote."""
 
+import select
+import socket
+import socketserver
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -91,3 +96,54 @@ def counters(client: redis.Redis) -> dict[str, tuple[int, int]]:
         if kind == "hash" and ":reservation:" not in key and key != WARM:
             found[key] = (int(content.get("spent", 0)), int(content.get("reserved", 0)))
     return found
+
+
+# what only the ledger's scripts, by their hash or their text, have in them
+SCRIPTS = (b"EVALSHA", b"#KEYS", b"unpack(ARGV")
+
+
+class _Relay(socketserver.BaseRequestHandler):
+    """Passes bytes on in both directions. Of a script that is to be lost, the request arrives and the reply does not:
+    the connection is closed instead."""
+
+    server: "Relay"
+
+    def handle(self) -> None:
+        sent = b""
+        with socket.create_connection(("127.0.0.1", self.server.behind)) as upstream, suppress(OSError):
+            while True:
+                for ready in select.select([self.request, upstream], [], [])[0]:
+                    if not (data := ready.recv(1 << 20)):
+                        return
+                    if ready is self.request:
+                        sent += data
+                        upstream.sendall(data)
+                        continue
+                    ran = any(mark in sent for mark in SCRIPTS) and b"LOAD" not in sent and b"NOSCRIPT" not in data
+                    sent = b""
+                    self.server.scripts += ran
+                    if ran and self.server.lose:
+                        self.server.lose -= 1
+                        return
+                    self.request.sendall(data)
+
+
+class Relay(socketserver.ThreadingTCPServer):
+    """A server's neighbour that loses the next `lose` replies to scripts, and counts them all."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, behind: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Relay)
+        self.behind, self.lose, self.scripts = behind, 0, 0
+
+
+@pytest.fixture
+def relay(redis_server: str) -> Iterator[Relay]:
+    with Relay(int(redis_server.rpartition(":")[2].partition("/")[0])) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()

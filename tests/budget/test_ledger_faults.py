@@ -1,11 +1,7 @@
 """What breaks around the scripts: a server that forgot them, replies that are lost on the wire, other days, no memory
 left, many who rebuild. Nothing is written by half, and nothing drifts."""
 
-import select
-import socket
-import socketserver
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +24,7 @@ from budget.scopes import OPEN, REBUILDING, WARM, reservation_key
 from budget.settings import BudgetSettings
 from cli.stack import free_port
 from db.models import AttemptState
-from tests.budget.conftest import WIDE, counters, dump, hold, warm
+from tests.budget.conftest import WIDE, Relay, counters, dump, hold, warm
 from tests.budget.test_ledger_damage import COSTS, ENDS, STATES, refused
 from tests.budget.test_rebuild import add_attempt, add_job, spend
 
@@ -54,57 +50,6 @@ def test_a_server_that_forgot_the_scripts_is_told_them_again(
 
 
 # --- replies that are lost on the wire
-
-
-# what only the ledger's scripts, by their hash or their text, have in them
-SCRIPTS = (b"EVALSHA", b"#KEYS", b"unpack(ARGV")
-
-
-class _Relay(socketserver.BaseRequestHandler):
-    """Passes bytes on in both directions. Of a script that is to be lost, the request arrives and the reply does not:
-    the connection is closed instead."""
-
-    server: "Relay"
-
-    def handle(self) -> None:
-        sent = b""
-        with socket.create_connection(("127.0.0.1", self.server.behind)) as upstream, suppress(OSError):
-            while True:
-                for ready in select.select([self.request, upstream], [], [])[0]:
-                    if not (data := ready.recv(1 << 20)):
-                        return
-                    if ready is self.request:
-                        sent += data
-                        upstream.sendall(data)
-                        continue
-                    ran = any(mark in sent for mark in SCRIPTS) and b"LOAD" not in sent and b"NOSCRIPT" not in data
-                    sent = b""
-                    self.server.scripts += ran
-                    if ran and self.server.lose:
-                        self.server.lose -= 1
-                        return
-                    self.request.sendall(data)
-
-
-class Relay(socketserver.ThreadingTCPServer):
-    """A server's neighbour that loses the next `lose` replies to scripts, and counts them all."""
-
-    daemon_threads = True
-    allow_reuse_address = True
-
-    def __init__(self, behind: int) -> None:
-        super().__init__(("127.0.0.1", 0), _Relay)
-        self.behind, self.lose, self.scripts = behind, 0, 0
-
-
-@pytest.fixture
-def relay(redis_server: str) -> Iterator[Relay]:
-    with Relay(int(redis_server.rpartition(":")[2].partition("/")[0])) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

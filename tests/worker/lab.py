@@ -13,6 +13,7 @@ from budget.money import usd_to_nano
 from db.models import Attempt, Job
 from db.session import read
 from tasks.kinds import Parse
+from tests.on_loop import on_loop
 from worker.run import RunAgain, run_job
 from worker.submit import accept
 
@@ -26,7 +27,13 @@ def submit(kind: Any = None, **fields: Any) -> str:
 
 
 def run(job_id: str, kind: Any = None) -> Any:
-    return run_job(kind or Parse(), job_id, lambda done, total: None)
+    """Where a worker would."""
+    kind = kind or Parse()
+
+    def work() -> Any:
+        return run_job(kind, job_id, lambda done, total: None)
+
+    return on_loop(work) if kind.on_loop else work()
 
 
 def run_to_the_end(job_id: str, kind: Any = None) -> Any:

@@ -60,7 +60,6 @@ def published_again(broker: Broker) -> tuple[dict[str, Any], dict[str, Any]]:
     return fields, hanging
 
 
-@pytest.mark.xfail(strict=True, reason="worker/task.py: apply_async drops the payload of whatever is tried again")
 def test_without_sql_a_message_with_a_payload_is_tried_again_with_it(
     published: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
