@@ -43,11 +43,12 @@ BENCHES = (
     Bench(
         "overhead",
         "Overhead per job",
-        "Parse jobs, from submit to result, on a worker process of 100 threads: ours with all its guarantees; `plain`, "
-        "a Celery task on the threads pool that calls `litellm.completion` and inserts one row; the same without the "
-        "events that Flower shows; and `router`, a Celery task that calls through `litellm.Router` with its Redis "
-        "provider budgets and inserts one row (benchmarks/peers/). Same requests, simulator, Redis server; an SQLite "
-        "file each. In turn; medians over the rounds, and ratios within a round.",
+        "Parse jobs, from submit to result, on one worker process that takes 100 at once: ours with all its "
+        "guarantees, on its own pool; `plain`, a Celery task on the threads pool that calls `litellm.completion` and "
+        "inserts one row; the same without the events that Flower shows; and `router`, a Celery task on the same pool "
+        "that calls through `litellm.Router` with its Redis provider budgets and inserts one row (benchmarks/peers/). "
+        "Same requests, simulator, Redis server; an SQLite file each. In turn; medians over the rounds, and ratios "
+        "within a round.",
         options=("--rounds", "5", "--jobs", "300"),
         tables=(
             *(
@@ -82,7 +83,7 @@ BENCHES = (
     Bench(
         "inflight",
         "In flight",
-        "As many parse jobs as fit on one worker, ours with 500 threads, the plain task on prefork with 20 children. "
+        "As many parse jobs as fit on one worker, ours with `-c 500`, the plain task on prefork with 20 children. "
         "All jobs are queued before the first is taken; calls are counted at the simulator; memory is PSS, which "
         "counts once what processes share.",
         tables=tuple(

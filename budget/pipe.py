@@ -3,6 +3,7 @@ the next round trip."""
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -46,20 +47,23 @@ class Pipe:
             asyncio.run_coroutine_threadsafe(self._connection.disconnect(), event_loop()).result()
 
     async def _send_all(self) -> None:
-        while self._waiting:
-            group, self._waiting = self._waiting, []
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    await self._exchange(group)
-            except Exception as error:
-                # there may be replies to come that are nobody's
-                await self._connection.disconnect(nowait=True)
-                if isinstance(error, TimeoutError):
-                    error = redis.TimeoutError(f"no answer within {self._timeout_s:g} s")
-                for _, reply in group:
-                    if not reply.done():
-                        reply.set_exception(error)
-        self._sender = None
+        try:
+            while self._waiting:
+                group, self._waiting = self._waiting, []
+                try:
+                    async with asyncio.timeout(self._timeout_s):
+                        await self._exchange(group)
+                except Exception as error:
+                    if isinstance(error, TimeoutError):
+                        error = redis.TimeoutError(f"no answer within {self._timeout_s:g} s")
+                    for _, reply in group:
+                        if not reply.done():
+                            reply.set_exception(error)
+                    # there may be replies to come that are nobody's
+                    with suppress(Exception):
+                        await self._connection.disconnect(nowait=True)
+        finally:
+            self._sender = None
 
     async def _exchange(self, group: list[tuple[Command, asyncio.Future[Any]]]) -> None:
         connection = self._connection
