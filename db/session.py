@@ -1,6 +1,8 @@
 """The engine of this process, and its kinds of transaction: `read()`, `snapshot()` and `write()`."""
 
+import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from db.schema import check_schema
 from db.settings import DatabaseSettings
 
 SQLITE_BUSY_TIMEOUT_S = 30
+SQLITE_LOOK_S = 0.001
 # how long a thread waits for a connection while others have them all
 POOL_TIMEOUT_S = 10
 # so that connections move on to another server, and what is idle is not kept for days
@@ -87,9 +90,33 @@ def create_paymaster_engine(url: str) -> Engine:
         # A transaction that reads first and writes later fails with "database is locked", whatever the
         # timeout; taking the write lock at once waits instead.
         reading = connection.get_execution_options().get("reading", False)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+        if reading:
+            connection.exec_driver_sql("BEGIN")
+        else:
+            _begin_writing(connection)
 
     return sqlite
+
+
+def _begin_writing(connection: Connection) -> None:
+    """Take SQLite's lock for writing soon after it is free. SQLite itself looks less and less often, at last ten times
+    a second, so that a process with little to write would starve beside one with much."""
+    sqlite: Any = connection.connection.dbapi_connection
+    until = time.monotonic() + SQLITE_BUSY_TIMEOUT_S
+    sqlite.execute("PRAGMA busy_timeout = 0")
+    try:
+        while time.monotonic() < until:
+            try:
+                sqlite.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    break
+            time.sleep(SQLITE_LOOK_S)
+        # it fails, as an error of SQLAlchemy's
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    finally:
+        sqlite.execute(f"PRAGMA busy_timeout = {int(1000 * SQLITE_BUSY_TIMEOUT_S)}")
 
 
 def _about_connections(url: URL, statement_timeout_s: int) -> dict[str, Any]:
