@@ -1,7 +1,11 @@
 """The engine: what its errors hold, and what its connections are bound to."""
 
+import sqlite3
 import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -77,3 +81,65 @@ def test_no_more_connections_than_the_pool_has(monkeypatch: pytest.MonkeyPatch) 
         list(held)
     with read() as session:
         session.execute(text("SELECT 1"))
+
+
+@pytest.fixture
+def writing_elsewhere() -> Iterator[sqlite3.Connection]:
+    """Another program, which has SQLite's lock for writing."""
+    with read():
+        path = engine().url.database
+    assert path is not None
+    with sqlite3.connect(path, isolation_level=None, check_same_thread=False) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield other
+    other.close()
+
+
+def each_sleep(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], Any]) -> list[float]:
+    """The seconds of each sleep of this thread, which does not sleep but calls `act` with the number of it."""
+    sleeps: list[float] = []
+    sleep, here = time.sleep, threading.get_ident()
+
+    def instead(seconds: float) -> None:
+        if threading.get_ident() != here:
+            sleep(seconds)
+            return
+        sleeps.append(seconds)
+        act(len(sleeps))
+
+    monkeypatch.setattr(time, "sleep", instead)
+    return sleeps
+
+
+@pytest.mark.sqlite
+def test_a_write_looks_for_the_lock_as_often_at_last_as_at_first(
+    writing_elsewhere: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeps = each_sleep(monkeypatch, lambda number: writing_elsewhere.execute("COMMIT") if number == 300 else None)
+    with write() as session:
+        session.add(Job(id="j", kind="parse", queue="parse", payload={}))
+    assert sleeps == [db.session.SQLITE_LOOK_S] * 300
+    with read() as session:
+        assert session.get(Job, "j") is not None
+
+
+@pytest.mark.sqlite
+def test_a_lock_that_is_never_free_is_an_outage_of_the_database(
+    writing_elsewhere: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(db.session, "SQLITE_BUSY_TIMEOUT_S", 0.05)
+    with pytest.raises(OperationalError, match="database is locked"), write() as session:
+        session.connection()
+    writing_elsewhere.execute("COMMIT")
+    with write() as session:
+        session.add(Job(id="j", kind="parse", queue="parse", payload={}))
+
+
+@pytest.mark.sqlite
+def test_what_no_waiting_helps_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    sleeps = each_sleep(monkeypatch, lambda number: None)
+    with engine().execution_options(reading=True).connect() as connection:
+        connection.execute(text("SELECT 1"))
+        with pytest.raises(OperationalError, match="within a transaction"):
+            db.session._begin_writing(connection)
+    assert sleeps == []
