@@ -83,6 +83,11 @@ class JobBackend(RedisBackend):
         return True
 
     @blocking
+    def mark_as_failure(self, *arguments: Any, **options: Any) -> Any:
+        """Celery's own, which also looks at next steps, and calls or publishes what is linked to errors."""
+        return super().mark_as_failure(*arguments, **options)
+
+    @blocking
     def on_chord_part_return(self, *arguments: Any, **options: Any) -> Any:
         """Celery's own."""
         return super().on_chord_part_return(*arguments, **options)
