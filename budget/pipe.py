@@ -52,10 +52,12 @@ class Pipe:
                 async with asyncio.timeout(self._timeout_s):
                     await self._exchange(group)
             except Exception as error:
-                # there may be replies to come that are nobody's
-                await self._connection.disconnect(nowait=True)
+                # there may be replies to come that are nobody's; and nothing may go wrong here, or all wait for ever
+                self._stale = True
                 if isinstance(error, TimeoutError):
                     error = redis.TimeoutError(f"no answer within {self._timeout_s:g} s")
+                elif not isinstance(error, redis.RedisError):
+                    error = redis.ConnectionError(f"the connection failed: {type(error).__name__}")
                 for _, reply in group:
                     if not reply.done():
                         reply.set_exception(error)
@@ -64,7 +66,7 @@ class Pipe:
     async def _exchange(self, group: list[tuple[Command, asyncio.Future[Any]]]) -> None:
         connection = self._connection
         if self._stale:
-            await connection.disconnect()
+            await connection.disconnect(nowait=True)
             self._stale = False
         await connection.connect()
         words = [command(connection) for command, _ in group]
