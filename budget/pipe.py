@@ -3,7 +3,6 @@ the next round trip."""
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import redis
@@ -47,28 +46,27 @@ class Pipe:
             asyncio.run_coroutine_threadsafe(self._connection.disconnect(), event_loop()).result()
 
     async def _send_all(self) -> None:
-        try:
-            while self._waiting:
-                group, self._waiting = self._waiting, []
-                try:
-                    async with asyncio.timeout(self._timeout_s):
-                        await self._exchange(group)
-                except Exception as error:
-                    if isinstance(error, TimeoutError):
-                        error = redis.TimeoutError(f"no answer within {self._timeout_s:g} s")
-                    for _, reply in group:
-                        if not reply.done():
-                            reply.set_exception(error)
-                    # there may be replies to come that are nobody's
-                    with suppress(Exception):
-                        await self._connection.disconnect(nowait=True)
-        finally:
-            self._sender = None
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await self._exchange(group)
+            except Exception as error:
+                # there may be replies to come that are nobody's; and nothing may go wrong here, or all wait for ever
+                self._stale = True
+                if isinstance(error, TimeoutError):
+                    error = redis.TimeoutError(f"no answer within {self._timeout_s:g} s")
+                elif not isinstance(error, redis.RedisError):
+                    error = redis.ConnectionError(f"the connection failed: {type(error).__name__}")
+                for _, reply in group:
+                    if not reply.done():
+                        reply.set_exception(error)
+        self._sender = None
 
     async def _exchange(self, group: list[tuple[Command, asyncio.Future[Any]]]) -> None:
         connection = self._connection
         if self._stale:
-            await connection.disconnect()
+            await connection.disconnect(nowait=True)
             self._stale = False
         await connection.connect()
         words = [command(connection) for command, _ in group]

@@ -4,7 +4,7 @@ it waits."""
 
 import asyncio
 import threading
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from typing import TypeVar
 
 from sqlalchemy.util.concurrency import await_only, in_greenlet
@@ -31,7 +31,14 @@ def wait_for(future: Future[T]) -> T:
     """The result of what another thread does; raises what it raised."""
     if not on_loop():
         return future.result()
-    try:
-        return await_only(asyncio.wrap_future(future))
-    except asyncio.CancelledError:
-        raise CancelledError from None
+    # not `asyncio.wrap_future`: it cancels the other thread's future with ours, and waits for ever for a StopIteration
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+    future.add_done_callback(lambda _: loop.call_soon_threadsafe(_tell, over))
+    await_only(over)
+    return future.result()
+
+
+def _tell(over: asyncio.Future[None]) -> None:
+    if not over.done():
+        over.set_result(None)

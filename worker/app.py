@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from celery import Celery
+from celery.app.amqp import AMQP
 from celery.signals import beat_init, setup_logging, task_revoked, worker_init, worker_ready, worker_shutting_down
 from celery.utils.time import maybe_iso8601
 
@@ -17,8 +18,24 @@ from worker.loop import blocking
 RABBITMQ = ("amqp:", "amqps:", "pyamqp:")
 
 
+# celery-types knows little of it
+CeleryAMQP: Any = AMQP
+
+
+class Messages(CeleryAMQP):  # type: ignore[misc]  # see above
+    """Celery's messages, with callbacks and next steps that no job publishes on the event loop."""
+
+    @blocking
+    def _retry_publish(self, *arguments: Any, **options: Any) -> Any:
+        """Celery's own. For a group it holds a connection of its pool from one message to the next: jobs on the loop
+        that had all of them would wait for a loop that waits for a connection."""
+        return super()._retry_publish(*arguments, **options)
+
+
 class Paymaster(Celery):
     """Celery, with delays that RabbitMQ can keep."""
+
+    amqp_cls = "worker.app:Messages"
 
     @blocking
     def send_task(self, name: str, *arguments: Any, **options: Any) -> Any:

@@ -75,12 +75,18 @@ class JobBackend(RedisBackend):
         celery: Any = self
         if len(value) > LARGEST_TOGETHER or not str(celery.url).startswith(REDIS):
             return False
-        self._pipe = self._pipe or Pipe(celery.url, TIMEOUT_S)
         try:
+            # Celery takes URLs that redis-py does not: `ssl_cert_reqs=CERT_REQUIRED`
+            self._pipe = self._pipe or Pipe(celery.url, TIMEOUT_S)
             self._pipe.ask(lambda _: ("EVAL", SET, 1, key, value, celery.expires or 0))
         except RedisError:
             return False
         return True
+
+    @blocking
+    def mark_as_failure(self, *arguments: Any, **options: Any) -> Any:
+        """Celery's own, which also looks at next steps, and calls or publishes what is linked to errors."""
+        return super().mark_as_failure(*arguments, **options)
 
     @blocking
     def on_chord_part_return(self, *arguments: Any, **options: Any) -> Any:

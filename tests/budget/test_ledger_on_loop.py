@@ -209,6 +209,26 @@ def test_a_server_that_says_nothing_is_waited_for_once_by_all_of_the_moment(
     assert all_on_loop(*[refused] * 20) == ["refused"] * 20
 
 
+def test_a_connection_that_cannot_be_closed_keeps_nobody_waiting(
+    ledger_at: MakeLedger, redis_server: str, real_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warm(real_client)
+    pipe = connect_loop(redis_server)
+    ledger = ledger_at(redis_server, pipe)
+    on_loop(lambda: hold(ledger, "a1"))
+
+    async def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(pipe._connection, "disconnect", fails)
+        broken.setattr(pipe._connection, "read_response", fails)
+        with pytest.raises(LedgerDown, match="RuntimeError"):
+            on_loop(lambda: hold(ledger, "a2"))
+    on_loop(lambda: hold(ledger, "a2"))
+    assert set(counters(real_client).values()) == {(0, 200)}
+
+
 def test_a_server_that_is_not_there_leaves_the_ledger_down(ledger_at: MakeLedger) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         gone = f"redis://127.0.0.1:{listener.getsockname()[1]}/0"

@@ -10,8 +10,9 @@ import pytest
 from celery import _state
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.util.concurrency import greenlet_spawn
 
-from db.loop import wait_for
+from db.loop import event_loop, wait_for
 from db.models import Job
 from db.writer import group_writer
 from tests.on_loop import all_on_loop, on_loop
@@ -58,6 +59,32 @@ def test_an_error_of_what_blocks_is_the_jobs() -> None:
 
     with pytest.raises(OperationalError):
         on_loop(fail)
+
+
+def test_an_error_that_asyncio_does_not_carry_is_the_jobs_all_the_same() -> None:
+    def fail() -> None:
+        raise StopIteration
+
+    def job() -> str:
+        with pytest.raises(StopIteration):
+            blocking(fail)()
+        return "went on"
+
+    assert on_loop(job) == "went on"
+
+
+def test_whoever_no_longer_waits_leaves_alone_what_is_waited_for() -> None:
+    result: Future[int] = Future()
+
+    async def give_up() -> None:
+        waiting = asyncio.create_task(greenlet_spawn(wait_for, result))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+    asyncio.run_coroutine_threadsafe(give_up(), event_loop()).result(60)
+    # else this would end the thread that commits for all
+    result.set_result(7)
 
 
 def test_a_job_that_waits_holds_up_no_other() -> None:

@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from celery import group
+from celery.app.trace import trace_task
+from kombu.utils.uuid import uuid
 
-from tests.on_loop import on_loop
-from worker.app import app
+from tests.on_loop import all_on_loop, on_loop
+from worker.app import Paymaster, app
 from worker.loop import blocking
 from worker.pool import TaskPool
 
@@ -115,3 +118,31 @@ def test_an_error_of_one_job_ends_neither_the_loop_nor_the_other_jobs(
         assert send(pool, "tasks.parse", lambda: None).wait(60)
     if isinstance(error, Exception):
         assert "unforeseen ValueError" in caplog.text.partition("\n")[0]
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_more_jobs_than_connections_go_on_to_groups_at_once(
+    environment: None, redis_server: str, ends_well: bool
+) -> None:
+    name = uuid()
+    app = Paymaster(name, broker="memory://", backend=f"worker.results.JobBackend+{redis_server}", set_as_current=False)
+    app.conf.task_default_queue = name
+
+    @app.task(name="step", typing=False)
+    def step(_: Any = None) -> None:
+        if not ends_well:
+            raise ValueError
+
+    def job() -> None:
+        hangs_on_it = (
+            {"chain": [group([step.si(), step.si()], app=app)]} if ends_well else {"errbacks": [step.s(), step.s()]}
+        )
+        trace_task(step, uuid(), (), {}, {"id": uuid(), "delivery_info": {}, **hangs_on_it}, app=app)
+
+    jobs = 3 * app.conf.broker_pool_limit
+    all_on_loop(*[job] * jobs)
+    backend: Any = on_loop(lambda: app.backend)
+    if backend._pipe is not None:
+        backend._pipe.close()
+    with app.connection() as connection, connection.SimpleQueue(name) as queue:
+        assert queue.qsize() == 2 * jobs

@@ -88,6 +88,15 @@ def test_a_result_that_does_not_get_through_goes_celerys_own_way(
     assert [name.startswith("blocking") for name in threads] == [True]
 
 
+def test_a_url_that_only_celery_understands_is_celerys(
+    backend: Any, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # its client is connected to the server
+    monkeypatch.setattr(backend, "url", "rediss://127.0.0.1:1/0?ssl_cert_reqs=CERT_REQUIRED")
+    on_loop(lambda: store(backend, "encrypted"))
+    assert backend.get_task_meta("encrypted")["result"] == "done"
+
+
 def test_other_states_are_told_from_a_thread(backend: Any, server: redis.Redis) -> None:
     threads = []
     set_state = backend._set_with_state
