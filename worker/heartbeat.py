@@ -6,14 +6,20 @@ import logging
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
 from db.jobs import LEASE_S, renew_leases
+from db.loop import event_loop
 from db.once import once_per_environment
 from db.writer import group_writer
+
+# A worker whose event loop has not turned for so long lets its leases lapse: whatever holds it up, its jobs stand
+# still. It is far longer than anything on the loop takes.
+STANDSTILL_S = 60
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +48,21 @@ def running(job_id: str) -> Iterator[str]:
 
 def _beat(name: str) -> None:
     pause = threading.Event()
+    turned_at = time.monotonic()
+
+    def turn() -> None:
+        nonlocal turned_at
+        turned_at = time.monotonic()
+
     while not pause.wait(LEASE_S / 3) and _process.peek() == name:
+        loop = event_loop.peek()
+        turn() if loop is None else loop.call_soon_threadsafe(turn)
+        stands_s = time.monotonic() - turned_at
         runners = dict(_running)
         try:
-            if runners:
+            if runners and stands_s > STANDSTILL_S:
+                logger.error("the event loop has stood still for %d s; its jobs are left to others", stands_s)
+            elif runners:
                 group_writer().commit(partial(renew_leases, runners=runners))
         except Exception as error:
             logger.warning("leases could not be renewed: %s", type(error).__name__)

@@ -1,10 +1,12 @@
 """The leases of the jobs that run here: kept over an outage of SQL, and no longer than the run."""
 
+import threading
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from db.loop import event_loop
 from db.migrate import upgrade
 from db.models import Job, JobState, utc_now
 from db.once import once_per_environment
@@ -67,3 +69,25 @@ def test_a_job_is_kept_as_long_as_its_run_and_no_longer(folder: Path) -> None:
         let_lapse("short")
         is_kept_soon("long")
         assert not is_kept("short")
+
+
+def test_jobs_of_an_event_loop_that_stands_still_are_left_to_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("worker.heartbeat.STANDSTILL_S", 0.2)
+    folder.mkdir()
+    upgrade()
+    go_on = threading.Event()
+    with running("j") as runner:
+        add("j", runner)
+        is_kept_soon("j")
+        event_loop().call_soon_threadsafe(go_on.wait, 60)
+        try:
+            wait_until(lambda: "the event loop has stood still" in caplog.text)
+            let_lapse("j")
+            caplog.clear()
+            wait_until(lambda: "the event loop has stood still" in caplog.text)
+            assert not is_kept("j")
+        finally:
+            go_on.set()
+        is_kept_soon("j")
