@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from celery import Celery, states
+from celery._state import get_current_worker_task
 from celery.backends.redis import RedisBackend
 from celery.exceptions import TaskRevokedError
 from redis import RedisError
@@ -54,8 +55,8 @@ class JobBackend(RedisBackend):
     _pipe: Pipe | None = None
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
-        """Get ready to wait for a task that is published now."""
-        if waited_for.get():
+        """Get ready to wait for a task that is published now. No task waits for what it publishes."""
+        if waited_for.get() and get_current_worker_task() is None:
             super().on_task_call(producer, task_id)
 
     def _store_result(self, task_id: str, result: Any, state: str, *arguments: Any, **options: Any) -> Any:

@@ -1,6 +1,8 @@
 """Jobs run in this very process, without Celery, and what SQL and the ledger hold of them."""
 
+import gc
 import uuid
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +131,19 @@ def outage(monkeypatch: pytest.MonkeyPatch, spool: Path, times: int, *, killed: 
 
     monkeypatch.setattr(module, "close", failing)
     return seen
+
+
+def let_go(backends: list[Any]) -> None:
+    """Close what result backends have open, which Celery never does, while their server is there."""
+    # results unsubscribe when they go
+    gc.collect()
+    for backend in backends:
+        backend.result_consumer.stop()
+        backend.client.connection_pool.disconnect()
+        if backend._pipe is not None:
+            backend._pipe.close()
+    backends.clear()
+    with warnings.catch_warnings():
+        # subscriptions leave their sockets to the garbage collection
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()

@@ -13,6 +13,7 @@ import redis
 
 import worker.results
 from tests.on_loop import all_on_loop, on_loop
+from tests.worker.lab import let_go
 from worker.app import app
 from worker.results import JobBackend
 
@@ -27,8 +28,7 @@ def server(environment: None, redis_server: str) -> Iterator[redis.Redis]:
 def backend(server: redis.Redis, redis_server: str) -> Iterator[Any]:
     made = JobBackend(app=app, url=redis_server)
     yield made
-    if made._pipe is not None:
-        made._pipe.close()
+    let_go([made])
 
 
 def store(backend: Any, task_id: str, result: Any = "done") -> None:
