@@ -18,11 +18,10 @@ from worker.loop import blocking
 RABBITMQ = ("amqp:", "amqps:", "pyamqp:")
 
 
-# celery-types knows little of it
 CeleryAMQP: Any = AMQP
 
 
-class Messages(CeleryAMQP):  # type: ignore[misc]  # see above
+class Messages(CeleryAMQP):  # type: ignore[misc]  # celery-types knows little of it
     """Celery's messages, with callbacks and next steps that no job publishes on the event loop."""
 
     @blocking

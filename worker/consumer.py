@@ -9,11 +9,10 @@ from vine import promise
 
 from worker.broker import TOGETHER_S, SharedQoS
 
-# celery-types knows little of it
 CeleryConsumer: Any = consumer.Consumer
 
 
-class Consumer(CeleryConsumer):  # type: ignore[misc]  # see above
+class Consumer(CeleryConsumer):  # type: ignore[misc]  # celery-types knows little of it
     """Celery's consumer, which sends the events of a tenth of a second together."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:

@@ -17,11 +17,10 @@ from db.loop import event_loop
 
 logger = logging.getLogger(__name__)
 
-# celery-types knows little of it
 Threads: Any = thread.TaskPool
 
 
-class TaskPool(Threads):  # type: ignore[misc]  # see above
+class TaskPool(Threads):  # type: ignore[misc]  # celery-types knows little of it
     """Runs `limit` jobs on the loop at once, and as many tasks in threads: maintenance, and whatever else Celery is
     given. A task says where by its `on_loop`."""
 

@@ -2,7 +2,7 @@
 SQL, which keeps every job."""
 
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 from celery import Celery, states
 from celery._state import get_current_worker_task
@@ -61,9 +61,10 @@ class JobBackend(RedisBackend):
 
     def _store_result(self, task_id: str, result: Any, state: str, *arguments: Any, **options: Any) -> Any:
         """Celery looks first whether there is a success already. A success needs not: it is the same job's."""
-        celery: Any = self
+        # not in the stubs
+        celery, backend = cast("tuple[Any, Any]", (self, super()))
         if state != states.SUCCESS:
-            return blocking(super()._store_result)(task_id, result, state, *arguments, **options)  # type: ignore[misc]  # not in the stubs
+            return blocking(backend._store_result)(task_id, result, state, *arguments, **options)
         meta = celery._get_result_meta(result, state, None, options.get("request"))
         key, value = self.get_key_for_task(task_id), self.encode({**meta, "task_id": task_id})
         if not (on_loop() and self._sent_together(key, value)):

@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+from typing import Any
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 
 import litellm
 from litellm.router import Router
+from litellm.types.utils import BudgetConfig
 
 from benchmarks.peers.calls import MAX_TOKENS, my_share, play
 
@@ -28,14 +30,16 @@ async def main() -> None:
             }
             for name in models
         ],
-        provider_budget_config={"openai": {"budget_limit": share.budget_usd, "time_period": "1d"}},  # type: ignore[dict-item]  # it takes them as dicts
+        provider_budget_config={"openai": BudgetConfig(budget_limit=share.budget_usd, time_period="1d")},
         redis_host="127.0.0.1",
         redis_port=share.redis_port,
         fallbacks=[{share.model: [share.fallback]}] if share.fallback else [],
         num_retries=0,
         disable_cooldowns=True,
     )
-    await play(share, lambda: router.acompletion(share.model, share.messages, max_tokens=MAX_TOKENS))  # type: ignore[arg-type]  # plain dicts, as in its docs
+    # the class wants litellm's own types; its documentation gives plain dicts
+    messages: Any = share.messages
+    await play(share, lambda: router.acompletion(share.model, messages, max_tokens=MAX_TOKENS))
 
 
 if __name__ == "__main__":

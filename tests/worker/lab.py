@@ -1,8 +1,6 @@
 """Jobs run in this very process, without Celery, and what SQL and the ledger hold of them."""
 
-import gc
 import uuid
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -133,17 +131,9 @@ def outage(monkeypatch: pytest.MonkeyPatch, spool: Path, times: int, *, killed: 
     return seen
 
 
-def let_go(backends: list[Any]) -> None:
-    """Close what result backends have open, which Celery never does, while their server is there."""
-    # results unsubscribe when they go
-    gc.collect()
-    for backend in backends:
-        backend.result_consumer.stop()
-        backend.client.connection_pool.disconnect()
-        if backend._pipe is not None:
-            backend._pipe.close()
-    backends.clear()
-    with warnings.catch_warnings():
-        # subscriptions leave their sockets to the garbage collection
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+def die_over_an_outage(monkeypatch: pytest.MonkeyPatch, spool: Path, job_id: str) -> None:
+    """Leave an outcome on disk as a worker does that is killed while SQL is away."""
+    with monkeypatch.context() as patch:
+        outage(patch, spool, 9, killed=True)
+        with pytest.raises(Killed):
+            run(job_id)

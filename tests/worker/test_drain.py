@@ -14,6 +14,7 @@ from tests.worker.conftest import Simulator
 from tests.worker.lab import (
     Killed,
     attempts,
+    die_over_an_outage,
     end_all_leases,
     lost_database,
     outage,
@@ -94,10 +95,7 @@ def test_what_is_drained_twice_changes_nothing_the_second_time(
 ) -> None:
     simulator.fault(fault="refusal")
     job_id = submit()
-    with monkeypatch.context() as patch:
-        outage(patch, spool, 9, killed=True)
-        with pytest.raises(Killed):
-            run(job_id)
+    die_over_an_outage(monkeypatch, spool, job_id)
     (file,) = spool.glob("*.json")
     text = file.read_text()
     assert drain(app) == 1
@@ -117,10 +115,7 @@ def test_what_is_drained_while_the_ledger_is_away_is_settled_later(
     simulator: Simulator, spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = submit()
-    with monkeypatch.context() as patch:
-        outage(patch, spool, 9, killed=True)
-        with pytest.raises(Killed):
-            run(job_id)
+    die_over_an_outage(monkeypatch, spool, job_id)
     with monkeypatch.context() as patch:
         patch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
         once_per_environment.forget_all()
@@ -140,10 +135,7 @@ def test_a_file_that_cannot_be_understood_is_put_aside_and_blocks_nobody(
     simulator: Simulator, spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = submit()
-    with monkeypatch.context() as patch:
-        outage(patch, spool, 9, killed=True)
-        with pytest.raises(Killed):
-            run(job_id)
+    die_over_an_outage(monkeypatch, spool, job_id)
     for number, text in enumerate(("{", "[]", "{}", '{"kind": "song"}')):
         (spool / f"{number}-bad.json").write_text(text)
     (spool / "5-folder.json").mkdir()
@@ -158,10 +150,7 @@ def test_a_file_that_its_worker_was_killed_over_is_taken_up_after_a_while(
     simulator: Simulator, spool: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
 ) -> None:
     job_id = submit()
-    with monkeypatch.context() as patch:
-        outage(patch, spool, 9, killed=True)
-        with pytest.raises(Killed):
-            run(job_id)
+    die_over_an_outage(monkeypatch, spool, job_id)
     (file,) = spool.glob("*.json")
     unfinished = file.rename(file.with_suffix(".part"))
     if not whole:

@@ -13,7 +13,6 @@ import redis
 
 import worker.results
 from tests.on_loop import all_on_loop, on_loop
-from tests.worker.lab import let_go
 from worker.app import app
 from worker.results import JobBackend
 
@@ -28,7 +27,10 @@ def server(environment: None, redis_server: str) -> Iterator[redis.Redis]:
 def backend(server: redis.Redis, redis_server: str) -> Iterator[Any]:
     made = JobBackend(app=app, url=redis_server)
     yield made
-    let_go([made])
+    made.result_consumer.stop()
+    made.client.connection_pool.disconnect()
+    if made._pipe is not None:
+        made._pipe.close()
 
 
 def store(backend: Any, task_id: str, result: Any = "done") -> None:
@@ -76,7 +78,7 @@ def test_a_result_that_does_not_get_through_goes_celerys_own_way(
 
     def watched(key: str, value: Any, state: str) -> None:
         threads.append(threading.current_thread().name)
-        JobBackend._set_with_state(backend, key, value, state)  # type: ignore[attr-defined]
+        JobBackend._set_with_state(backend, key, value, state)
 
     # only what the loop sends itself goes there; Celery's client is connected to the server
     monkeypatch.setattr(backend, "url", gone)
