@@ -175,6 +175,7 @@ def test_one_signs_in_and_out_again(browser: Browser, tokens: Tokens) -> None:
     token = tokens.headers["reader"]["Authorization"].split()[1]
     with serving() as url, looking(browser, f"{url}/") as page:
         assert page.url.startswith(f"{url}/sign-in/")
+        page.wait_for_selector("#token:focus")  # the browser gives it with its next frame, maybe after `load`
         page.keyboard.type(token)
         page.keyboard.press("Enter")
         page.wait_for_selector("#jobs")
