@@ -4,6 +4,9 @@ import threading
 import time
 from collections.abc import Sequence
 
+# celery puts another module into its own place while it is imported, which two probes at once would not survive
+import celery  # noqa: F401
+
 from cli import output, probes, probes_here
 from cli.findings import Finding, Level, Probe, error, kind_of
 from db.environment import SettingsError

@@ -321,6 +321,27 @@ def test_a_place_has_no_login() -> None:
     assert place("redis://u:p#w@h:x/0") == "an address that cannot be read" or "p#w" not in place("redis://u:p#w@h:x/0")
 
 
+SLOW_CELERY = """
+import builtins, time
+
+def slowly(name, names=None, *rest):
+    time.sleep({"worker.app": 1, "celery": 2}.get(name or (names or {}).get("__name__"), 0))
+    return imported(name, names, *rest)
+
+from cli import doctor, probes, probes_here
+imported, builtins.__import__ = builtins.__import__, slowly
+print(*(one.sentence for one in doctor.examine((probes_here.models, probes.broker_and_workers))), sep="\\n")
+"""
+
+
+def test_two_probes_that_want_celery_at_once_both_get_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_CELERY], capture_output=True, text=True, check=True,
+        cwd=ROOT, env={**os.environ, "WORKER_CONCURRENCY": "no"},
+    )  # fmt: skip
+    assert "WORKER_CONCURRENCY: 'no' is no number of 1 or more" in done.stdout
+
+
 @pytest.mark.timeout(120)
 def test_with_everything_down_it_answers_and_tells_no_secret(tmp_path: Path) -> None:
     word = "Xq9secretword"
