@@ -23,13 +23,14 @@ VERSIONS = ("celery", "kombu", "litellm", "sqlalchemy", "redis")
 def run(bench: Bench, *, short: bool) -> dict[str, Any]:
     """Its figures, and what was run where; `CalledProcessError` if it fails."""
     options = ["--short"] if short else [*bench.options]
-    load, started = os.getloadavg()[0], time.monotonic()
+    # of before: the bench may take long enough for both to change
+    load, of, started = os.getloadavg()[0], commit(), time.monotonic()
     command = ["-m", f"benchmarks.{bench.name}", *options]
     done = subprocess.run([sys.executable, *command], cwd=page.ROOT, stdout=subprocess.PIPE, check=True)
     return {
         "command": " ".join(["python", *command]),
         "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        "commit": commit(),
+        "commit": of,
         "seconds": round(time.monotonic() - started),
         "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}",
         "load": round(load, 1),

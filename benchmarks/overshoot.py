@@ -1,7 +1,7 @@
 """Dollars billed beyond a budget: room for 100 calls, 400 sent at once over four processes, for ours and for what
 people would use instead. The provider simulator's own bill is the judge.
 
-Prints JSON. `--rounds` (3) of each scenario; `--only ours,router` leaves the others out, `--scenarios at_once,killed`
+Prints JSON. `--rounds` (5) of each scenario; `--only ours,router` leaves the others out, `--scenarios at_once,killed`
 too. Budgets are a hundred times what one such call costs the contender. Calls that a killed process had not answered
 are made again, as a queue would that delivers again what was not acknowledged. The litellm proxy has an environment of
 its own: `make bench-peers` makes it."""
@@ -94,7 +94,7 @@ def measure(name: str, scenarios: list[str], rounds: int, calls: int, processes:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default=",".join(CONTENDERS), help="contenders")
     parser.add_argument("--scenarios", default=",".join(SCENARIOS))
     parser.add_argument("--short", action="store_true", help="ours alone, 40 calls once, to see that it works")
