@@ -82,7 +82,7 @@ def call_times(name: str, url: str, jobs: int, latency_s: float) -> dict[str, fl
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--short", action="store_true", help="a few jobs of ours: whether it works")
     options = parser.parse_args()
     amounts = {0.5: {"ours": 40, "prefork": 4}} if options.short else JOBS

@@ -51,11 +51,9 @@ def told(rounds: list[Played]) -> dict[str, Any]:
         "budget_usd": budget / 1e9,
         "billed_usd": [played.billed / 1e9 for played in rounds],
         "served": [played.served for played in rounds],
-        "overshoot_usd": {"median": statistics.median(over) / 1e9, "max": max(over) / 1e9},
-        "overshoot_percent_of_budget": {
-            "median": round(100 * statistics.median(over) / budget, 1),
-            "max": round(100 * max(over) / budget, 1),
-        },
+        "served_median": statistics.median(played.served for played in rounds),
+        "overshoot_median_%": round(100 * statistics.median(over) / budget, 1),
+        "overshoot_max_%": round(100 * max(over) / budget, 1),
     }
 
 
