@@ -31,17 +31,17 @@ FOR_TESTS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "o
 
 
 class PostgresServer:
-    """A server with an empty database `postgres`, whose user is the superuser `postgres`; `url` is that database's. It
-    can be killed and started again."""
+    """A server with an empty database `postgres`, whose user is the superuser `postgres`; `url` is that database's, and
+    `programs` the folder of its own ones. It can be killed and started again."""
 
     def __init__(self, home: Path, settings: Mapping[str, str]) -> None:
         self._home, self._rights = home, _as_nobody(home)
-        self._programs = _programs(home)
+        self.programs = _programs(home)
         self._port = free_port()
         self._settings = settings
         self.url = f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
         subprocess.run(
-            [self._programs / "initdb", "-D", home / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8",
+            [self.programs / "initdb", "-D", home / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8",
              "--locale=C", "--no-sync"],
             check=True, stdout=subprocess.DEVNULL, cwd=home, **self._rights,
         )  # fmt: skip
@@ -57,7 +57,7 @@ class PostgresServer:
         while True:
             with log.open("wb") as file:
                 self._process = subprocess.Popen(
-                    [self._programs / "postgres", "-D", self._home / "data", *options], stdout=file, stderr=file,
+                    [self.programs / "postgres", "-D", self._home / "data", *options], stdout=file, stderr=file,
                     cwd=self._home, start_new_session=True,
                     preexec_fn=partial(_die_with, os.getpid()), **self._rights,  # noqa: PLW1509  # as in cli/stack.py
                 )  # fmt: skip

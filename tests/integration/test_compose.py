@@ -14,8 +14,10 @@ import click
 import pytest
 import yaml
 from celery.bin.celery import celery
+from sqlalchemy import make_url
 
 from tests.integration.conftest import RunningStack, wait_until
+from tests.postgres import postgres_server
 
 pytestmark = [pytest.mark.xdist_group("stack"), pytest.mark.timeout(170)]
 
@@ -49,6 +51,18 @@ def test_the_health_check_of_a_worker_asks_that_worker(quiet: RunningStack) -> N
     # it may have just been started
     wait_until(lambda: run_check(quiet, ["sh", "-c", f"sh {command}"], NODE="parse", **node) == 0, 90)
     assert run_check(quiet, ["sh", "-c", f"sh {command}"], NODE="nobody", **node) != 0
+
+
+def test_the_health_check_of_postgresql(quiet: RunningStack) -> None:
+    kind, command = SERVICES["postgres"]["healthcheck"]["test"]
+    assert kind == "CMD-SHELL" and command.startswith("pg_isready ")
+    with postgres_server() as server:
+        url = make_url(server.url)
+        # in the container it finds the server at its socket
+        where = {"PGHOST": str(url.host), "PGPORT": str(url.port)}
+        assert run_check(quiet, ["sh", "-c", f"{server.programs}/{command}"], **where) == 0
+        server.kill()
+        assert run_check(quiet, ["sh", "-c", f"{server.programs}/{command}"], **where) != 0
 
 
 def test_the_health_check_of_the_api(quiet: RunningStack) -> None:
