@@ -170,8 +170,8 @@ def database() -> Iterator[Finding]:
     from db.session import engine
 
     url = engine().url
-    where = place(url.render_as_string(hide_password=True))
     sqlite = engine().dialect.name == "sqlite"
+    where = str(url.database) if sqlite else place(url.render_as_string(hide_password=True))
     if sqlite and not Path(str(url.database)).exists():
         yield error("database", f"{url.database} does not exist", "Run `paymaster db upgrade`, or set DATABASE_URL.")
         return
