@@ -57,7 +57,7 @@ format: install  ## Let ruff mend what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: install  ## Measure all, keep it and write docs/benchmarks.md (BENCH="overhead tiers" or "--short" for less)
+bench: install  ## Measure all, keep it and write docs/benchmarks.md (BENCH="overhead tiers" or "--short" for less; bench-NAME: one, to look at)
 	@$(BIN)/python -m benchmarks $(BENCH)
 
 bench-%: install

@@ -38,15 +38,15 @@ def show(
     if as_json:
         output.print_json(rows)
         return
-    shown = [
-        (
-            f"{row['created_at']:%m-%d %H:%M}", row["kind"], escape(row["subject"]), row["period"], row["threshold"],
-            "over" if row["cleared_at"] else "[red]open[/]", _ways_text(row["deliveries"]), escape(row["message"]),
+    for row in rows:
+        output.console.print(
+            f"{row['created_at']:%m-%d %H:%M} UTC  {'over' if row['cleared_at'] else '[red]open[/]'}  "
+            f"[bold]{row['kind']}[/] of {escape(row['subject'])}, {row['period']}, at {row['threshold']}\n"
+            f"  {escape(row['message'])}\n  {_ways_text(row['deliveries'])}\n",
+            highlight=False,
         )
-        for row in rows
-    ]  # fmt: skip
-    columns = ("when, UTC", "kind", "of", "period", "threshold", "state", "sent by", "message")
-    output.console.print(output.table("Alerts, newest first", columns, shown))
+    if not rows:
+        output.console.print("Alerts: none")
 
 
 def _row(alert: "Alert", ways: "Sequence[Delivery]") -> dict[str, Any]:
@@ -68,14 +68,14 @@ def _state(way: "Delivery") -> str:
 
 
 def _ways_text(ways: list[dict[str, Any]]) -> str:
-    """Each channel in a line, with what went wrong."""
+    """What each channel did, with what went wrong."""
     from rich.markup import escape
 
     lines = [
         f"{way['channel']}: {way['state']}" + (f" ({way['tries']} tries, {way['error']})" if way["error"] else "")
         for way in ways
     ]
-    return escape("\n".join(lines)) or "waiting"
+    return escape("; ".join(lines)) or "waiting to be sent"
 
 
 @app.command("test")

@@ -141,7 +141,9 @@ def unknown(
     if as_json:
         output.print_json([{"job_id": a.job_id, **views.attempt_row(a)} for a in found])
         return
-    rows = [(a.id, a.job_id[:8], a.model_name, format_usd(a.cost_nano), f"{a.created_at:%m-%d %H:%M}") for a in found]
+    rows = [
+        (a.id[:12], a.job_id[:8], a.model_name, format_usd(a.cost_nano), f"{a.created_at:%m-%d %H:%M}") for a in found
+    ]
     columns = ("attempt", "job", "model", "charged", "started, UTC")
     output.console.print(output.table("Attempts of unknown cost, newest first", columns, rows, right=("charged",)))
     if found:
@@ -154,7 +156,8 @@ def correct(
     usd: Annotated[str, typer.Argument(help="What the provider billed for it, in USD.")],
     as_json: Json = False,
 ) -> None:
-    """Put right what an attempt cost, where the provider's own bill says it."""
+    """Put right what an attempt cost, where the provider's own bill says it. That may rebuild the counters, which lets
+    no call begin for some seconds."""
     from budget.correct import correct as correct_cost
     from budget.errors import LedgerError
     from budget.money import MoneyError, format_usd, usd_to_nano
@@ -204,7 +207,7 @@ def changes(
         for c in found
     ]
     columns = ("when, UTC", "who", "what", "of", "from", "to")
-    output.console.print(output.table("Changes, newest first", columns, shown))
+    output.console.print(output.folded("Changes, newest first", columns, shown))
 
 
 def whoami() -> str:

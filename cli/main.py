@@ -56,7 +56,7 @@ def up(
 def submit(
     kind: Annotated[str, typer.Argument(help=KINDS)],
     paths: Annotated[list[str], typer.Argument(help="Text, JSON and JSONL files, folders, or - for stdin.")],
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the results and print them.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until all are over; show a single result.")] = False,
     user: Annotated[str | None, typer.Option(help="The user the jobs are for.")] = None,
     api: Annotated[str | None, typer.Option(help="Which API of the product submits them.")] = None,
     on_budget: Annotated[str | None, typer.Option(help="Without room: downgrade, reject or defer.")] = None,
@@ -269,7 +269,9 @@ def api(
 @app.command("api-token")
 def api_token(
     name: Annotated[str, typer.Argument(help="Whose token it is; changes are recorded under this name.")],
-    role: Annotated[list[str] | None, typer.Option(help="submit, read or admin; may be given again.")] = None,
+    role: Annotated[
+        list[str] | None, typer.Option(help="submit (if none), read or admin; several may be given.")
+    ] = None,
     user: Annotated[str | None, typer.Option(help="Bind the token to this user's jobs.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -33,6 +33,8 @@ def print_json(value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
     return float(value) if isinstance(value, Decimal) else str(value)
 
 
@@ -46,6 +48,18 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], rig
     if not made.rows:
         made.title, made.show_header, made.box = f"{title}: none", False, None
     return made
+
+
+def folded(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> Table:
+    """The same; where there is no room for that, two lines a row: the columns stand in pairs."""
+    if console.width >= WIDE:
+        return table(title, columns, rows, right)
+
+    def stack(cells: Sequence[Any]) -> list[str]:
+        return [f"{upper}\n{lower}" for upper, lower in zip(cells[::2], cells[1::2], strict=True)]
+
+    pairs = stack(columns)
+    return table(title, pairs, map(stack, rows), right=[pair for pair in pairs if {*pair.split("\n")} <= {*right}])
 
 
 def counted(number: int, what: str) -> str:
@@ -73,12 +87,7 @@ def jobs_table(jobs: Iterable[Job], title: str) -> Table:
             )
         )  # fmt: skip
     columns = ("job", "tier", "model", "reason", "tokens", "cost", "time", "state")
-    if console.width >= WIDE:
-        return table(title, columns, rows, right=("tokens", "cost", "time"))
-    # two lines a job: the columns stand in pairs
-    stacked = [tuple(f"{upper}\n{lower}" for upper, lower in zip(row[::2], row[1::2], strict=True)) for row in rows]
-    pairs = [f"{upper}\n{lower}" for upper, lower in zip(columns[::2], columns[1::2], strict=True)]
-    return table(title, pairs, stacked, right=(pairs[2],))
+    return folded(title, columns, rows, right=("tokens", "cost", "time"))
 
 
 def budget_table(scopes: Iterable[ScopeUse], settings: BudgetSettings) -> Table:

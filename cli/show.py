@@ -40,7 +40,7 @@ def show_job(job_id: str, *, as_json: bool) -> None:
             )
             for a in attempts
         ]  # fmt: skip
-        console.print(output.table("Attempts", columns, rows, right=("tokens", "reserved", "cost", "time")))
+        console.print(output.folded("Attempts", columns, rows, right=("tokens", "reserved", "cost", "time")))
         if job.pruned_at is not None:
             console.print(f"{sentence(job)[0].upper()}{sentence(job)[1:]}.", highlight=False)
         if job.error:
@@ -76,6 +76,7 @@ def result_of(job: Job) -> object:
         return None
     from celery.result import AsyncResult
 
+    import tasks  # noqa: F401  # it knows how vectors are written down
     from worker.app import app
 
     return AsyncResult(job.id, app=app).get(timeout=10)

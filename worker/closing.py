@@ -85,8 +85,9 @@ def close(
         finish,
     )
     mine = _write_down(outcome, plan.kind)
-    _log(plan, state, done, failure)
+    # from here on the job's lines say what it has cost with this call
     attempt_ended(plan, state, done, failure)
+    _log(plan, state, done, failure)
     if done.cost > reservation.amount:
         logger.warning(
             "overrun: attempt %s cost %d nano-USD, more than the %d that were reserved as its worst case",

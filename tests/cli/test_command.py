@@ -196,6 +196,8 @@ def operate(home: Path, process: subprocess.Popen[str], tmp_path: Path) -> None:
 
     streamed = paymaster(home, "submit", "embed", "-", "--wait", "--json", text="just a text")
     assert len(json.loads(streamed.stdout)[0]["result"][0]["embedding"]) == 1536
+    vectors = paymaster(home, "job", json.loads(streamed.stdout)[0]["id"], "--json")
+    assert json.loads(vectors.stdout)["result"] == json.loads(streamed.stdout)[0]["result"], vectors.stderr
     generated = paymaster(home, "submit", "generate", str(folder / "a.txt"), "--strategy", "cost_optimized", "--json")
     assert json.loads(generated.stdout)[0]["id"]
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from structlog.contextvars import get_contextvars
 
 import worker.attempt
 from budget.errors import LedgerDown
@@ -168,9 +169,12 @@ def test_each_attempt_is_one_line_of_the_log_without_a_word_of_the_job(
         once_per_environment.forget_all()
     simulator.fault(fault="status", status=500, first=1)
     job_id = submit()
+    costs = []
+    caplog.handler.addFilter(lambda _: not costs.append(get_contextvars().get("cost_nano")))
     with caplog.at_level(logging.DEBUG, logger="worker.closing"):
         run_to_the_end(job_id)
     found = lines(caplog)
+    assert [costs[caplog.records.index(record)] for record in found] == [0, attempts()[1].cost_nano]
     assert [record.levelno for record in found] == [level, level]
     failed, done = (record.message for record in found)
     first, second = attempts()
