@@ -71,7 +71,11 @@ class Peer(Ground):
         for process in running:
             self.say_go(process)
         if scenario.event is not None:
-            wait_until("calls are under way", lambda: self.requests() - requests >= min(scenario.at, self.at_most))
+            at = min(scenario.at, self.at_most)
+            wait_until(
+                "calls are under way",
+                lambda: self.requests() - requests >= at or all(one.poll() is not None for one in running),
+            )
             if scenario.event == "kill":
                 running[0] = self.strike(running[0], lambda: self.begin(scenario, folder, 0, count, budget))
             else:
@@ -154,7 +158,7 @@ class Proxy(Peer):
 
     program = "proxy"
     strict = False
-    at_most = 10  # it lets fewer than thirty through, of forty at a time
+    at_most = 5  # it lets few through, of forty at a time
 
     def before_round(self, scenario: Scenario, budget: int) -> None:
         if not self.server:
