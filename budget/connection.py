@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from budget.errors import LedgerDown
-from budget.pipe import Command, Pipe
+from budget.pipe import NOT_THE_MASTER, Command, Pipe
 from budget.scopes import WARM
 from db.loop import on_loop
 
@@ -73,7 +73,7 @@ class Script:
             reply: list[str] = connection.read_response()
             if reply == ["cold"]:
                 connection.disconnect()
-        except (redis.ConnectionError, redis.TimeoutError):
+        except (redis.ConnectionError, redis.TimeoutError, *NOT_THE_MASTER):
             connection.disconnect()
             raise
         finally:

@@ -17,6 +17,10 @@ from db.loop import event_loop
 Command = Callable[[Any], tuple[Any, ...]]
 
 
+# Another server is the ledger's by now, and a new connection finds it.
+NOT_THE_MASTER = (redis.exceptions.ReadOnlyError, redis.exceptions.MasterDownError)
+
+
 class Pipe:
     """One connection of an event loop, made anew when it breaks; no command is sent twice. `options` are redis-py's."""
 
@@ -75,4 +79,5 @@ class Pipe:
             try:
                 reply.set_result(await connection.read_response())
             except redis.ResponseError as error:
+                self._stale |= isinstance(error, NOT_THE_MASTER)
                 reply.set_exception(error)

@@ -7,7 +7,15 @@ from typing import Any
 
 from celery import Celery
 from celery.app.amqp import AMQP
-from celery.signals import beat_init, setup_logging, task_revoked, worker_init, worker_ready, worker_shutting_down
+from celery.signals import (
+    beat_init,
+    celeryd_after_setup,
+    setup_logging,
+    task_revoked,
+    worker_init,
+    worker_ready,
+    worker_shutting_down,
+)
 from celery.utils.time import maybe_iso8601
 
 from worker.broker import mend_kombu
@@ -81,6 +89,14 @@ def _check_settings(**_: Any) -> None:
     except ValueError as error:
         print(f"paymaster: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+@celeryd_after_setup.connect
+def _check_options(instance: Any = None, **_: Any) -> None:
+    if instance.autoscale:
+        sentence = "--autoscale: the jobs of an event loop are not scaled; give -c instead"
+        print(f"paymaster: {sentence}", file=sys.stderr)
+        raise SystemExit(1)
 
 
 @worker_init.connect

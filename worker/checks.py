@@ -69,11 +69,18 @@ def _check_selection(settings: SelectionSettings) -> None:
                 raise SettingsError(f"{variable}: {model[:60]!r} is not in the model registry; known models: {known}")
 
 
+def _without_text(what: object) -> object:
+    """Of an error the kinds, since that of a decoder holds the whole message; an unknown task's name may stay."""
+    if not isinstance(what, Exception) or isinstance(what, KeyError):
+        return what
+    return " of ".join(type(one).__name__ for one in (what, *what.args) if isinstance(one, Exception))
+
+
 def hide_arguments(record: logging.LogRecord) -> bool:
     """A logging filter: Celery quotes the arguments of messages that it cannot run, and a program that knows only
     the broker sends whole postings in them. And it quotes exceptions, which may quote them."""
     if "message body" in str(record.msg) and isinstance(record.args, tuple):
-        first = record.args[:1] if len(record.args) > 1 else ()
+        first = tuple(_without_text(one) for one in record.args[:1]) if len(record.args) > 1 else ()
         record.args = (*first, *["(hidden)"] * (len(record.args) - len(first)))
     if isinstance(record.args, dict) and "traceback" in record.args:
         kind = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else "an exception"

@@ -115,15 +115,19 @@ def _as_failure(error: Exception) -> JobFailed:
 
 
 def _give_up(kind: JobKind, job_id: str, runner: str, failure: JobFailed) -> None:
-    def give_up(session: Session) -> Sequence[Attempt]:
+    """Write down that the job has failed; `NotOurs` if that is not for this runner to say."""
+
+    def give_up(session: Session) -> Sequence[Attempt] | None:
         if not jobs.still_mine(session, job_id, runner):
-            return []  # another runner has it by now, and its call is under way
+            return None  # another runner has it by now, and its call is under way
         abandoned = jobs.close_abandoned(session, job_id)
         session.flush()
         jobs.fail(session, job_id, runner, failure.code, str(failure))
         return abandoned
 
     abandoned = _tell_sql(give_up)
+    if abandoned is None:
+        raise NotOurs
     count_abandoned(abandoned)
     for attempt in abandoned:
         settle_from_sql(attempt, kind)

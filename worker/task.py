@@ -6,7 +6,7 @@ from typing import Any
 
 from amqp.exceptions import NotFound
 from celery import Task
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Reject
 from celery.result import AsyncResult
 from celery.utils import uuid
 from kombu.exceptions import OperationalError
@@ -18,10 +18,13 @@ from db.models import Job
 from db.session import read, write
 from worker.errors import Cancelled, Deferred, InvalidJob, JobFailed, NotOurs, RunAgain, UnknownJob
 from worker.kind import JobKind
-from worker.loop import blocking
+from worker.loop import blocking, wait_until
 from worker.results import DEFERRED
 from worker.submit import accept, accept_invalid, due_in, fields_of
 from worker.traces import headers, span
+
+# how long a message waits to come again that the broker would not take anew
+REFUSED_WAIT_S = 3.0
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +161,17 @@ class JobTask(Task):  # type: ignore[type-arg]  # celery-types' generics exist f
         """Celery's own, into the queue that the message came from: after a delay RabbitMQ says so only in the last word
         of the routing key, and Celery would take the kind's usual queue."""
         came_by = str((self.request.delivery_info or {}).get("routing_key") or "")
-        return super().retry(*args, **{"queue": came_by.rpartition(".")[2] or None, **options})
+        try:
+            return super().retry(*args, **{"queue": came_by.rpartition(".")[2] or None, **options})
+        except Reject:
+            # The broker takes no message just now. Celery would tell all who wait that the job has failed.
+            if not (self.request.args or self.request.kwargs or self._continuation()):
+                raise Ignore from None  # the sweeper publishes its id
+            from worker.shutdown import stopping
+
+            # what hangs on this message is nowhere else, so it is to come again; but not at once and for ever
+            wait_until(stopping, REFUSED_WAIT_S)
+            raise Reject("the broker takes no message", requeue=True) from None
 
     def result_of(self, job: Job) -> Any:
         """The result of a job that has succeeded, from SQL."""

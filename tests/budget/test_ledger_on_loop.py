@@ -157,6 +157,27 @@ def test_counters_of_another_server_are_trusted_by_nobody(on_server: MakeLedger,
     assert not real_client.exists(reservation_key("a2"))
 
 
+@pytest.mark.parametrize("where", [on_loop, lambda work: work()], ids=["loop", "thread"])
+def test_a_server_that_became_a_replica_is_looked_for_anew(
+    on_server: MakeLedger, real_client: redis.Redis, where: Callable[..., Any]
+) -> None:
+    def connections() -> set[str]:
+        listed: Any = real_client.client_list()
+        return {one["id"] for one in listed if one["cmd"].startswith("eval")}
+
+    ledger = on_server()
+    where(lambda: hold(ledger, "a1"))
+    (old,) = connections()
+    real_client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        with pytest.raises(LedgerDown, match="read only"):
+            where(lambda: hold(ledger, "a2"))
+    finally:
+        real_client.execute_command("REPLICAOF", "NO", "ONE")
+    where(lambda: hold(ledger, "a2"))
+    assert old not in connections()
+
+
 def test_an_evicting_server_is_refused(on_server: MakeLedger, real_client: redis.Redis) -> None:
     ledger = on_server()
     real_client.config_set("maxmemory", "100mb")

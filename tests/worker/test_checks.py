@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from kombu.exceptions import DecodeError
 
 from db.once import once_per_environment
 from worker.checks import check_database, hide_arguments
@@ -47,6 +48,16 @@ def test_a_worker_refuses_to_start_on_a_bad_setting(variable: str, value: str, s
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.usefixtures("environment")
+def test_a_worker_refuses_to_scale() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "-Q", "maintenance", "--autoscale=4,1"],
+        capture_output=True, text=True, timeout=50, check=False,
+    )  # fmt: skip
+    assert (done.returncode, "paymaster: --autoscale: " in done.stderr) == (1, True)
+
+
+@pytest.mark.timeout(60)
 def test_beat_refuses_to_start_on_a_bad_log_level(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "worker.app", "beat"],
@@ -78,6 +89,10 @@ def test_a_message_that_cannot_be_run_is_named_without_its_body() -> None:
         "Received unregistered task of type %s.\nmessage body was: %s %s %s", "'parze'", "marker", {"a": "marker"}, {}
     )
     assert "parze" in told
+    assert "marker" not in told
+    undecodable = DecodeError(UnicodeDecodeError("utf-8", b"marker", 0, 1, "invalid"))
+    told = record("Can't decode message body: %r [type:%r]\n\nbody: %s", undecodable, "application/json", "marker")
+    assert "DecodeError of UnicodeDecodeError" in told
     assert "marker" not in told
     assert "marker" not in record("The full contents of the message body was: %s", "marker")
     assert record("all is well with %s and %s", "this", "that") == "all is well with this and that"

@@ -288,14 +288,15 @@ def test_a_runner_that_lost_its_job_leaves_the_new_ones_call_alone(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import worker.attempt
-    from worker.errors import JobFailed
+    from worker.errors import JobFailed, NotOurs
     from worker.run import _give_up
 
     call = worker.attempt.run_on_loop
     job_id = submit()
 
     def the_old_one_gives_up(coroutine: Any) -> Any:
-        _give_up(Parse(), job_id, "the old runner", JobFailed("No room.", "budget"))
+        with pytest.raises(NotOurs):
+            _give_up(Parse(), job_id, "the old runner", JobFailed("No room.", "budget"))
         return call(coroutine)
 
     monkeypatch.setattr("worker.attempt.run_on_loop", the_old_one_gives_up)

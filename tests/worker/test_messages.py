@@ -9,9 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery.exceptions import Ignore, Retry
+from celery.exceptions import Ignore, Reject, Retry
 from celery.result import AsyncResult
 from celery.signals import task_revoked
+from celery.worker.state import revoked
+from kombu.exceptions import OperationalError
 from sqlalchemy import func, select
 
 from db.jobs import claim
@@ -24,7 +26,7 @@ from tests.worker.conftest import Broker
 from tests.worker.lab import POSTING, run, submit
 from worker.app import app
 from worker.control import cancel_job
-from worker.errors import JobFailed
+from worker.errors import JobFailed, RunAgain
 from worker.request import QuietRequest
 from worker.results import DEFERRED
 
@@ -87,6 +89,40 @@ def test_a_second_message_ends_at_once_unless_something_hangs_on_it(published: B
     assert [step["kwargs"] for step in published_again(published)[1]["chain"]] == [{"texts": ["bread"]}]
 
 
+def test_what_the_broker_does_not_take_is_no_failure_and_what_is_in_the_message_alone_comes_again(
+    published: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise OperationalError("memory alarm")
+
+    def again(*_: Any) -> None:
+        raise RunAgain(0, "the model is busy")
+
+    monkeypatch.setattr("celery.app.task.Task.apply_async", refused)
+    monkeypatch.setattr("worker.run.run_job", again)
+    monkeypatch.setattr("worker.task.REFUSED_WAIT_S", 0)
+    with message("its id alone"), pytest.raises(Ignore):
+        parse.run()
+    with message("a chain", chain=[dict(embed.si(texts=["bread"]))]), pytest.raises(Reject) as rejected:
+        parse.run()
+    assert rejected.value.requeue
+    fields = {"job_description": POSTING}
+    with message("by name", args=(), kwargs=fields), pytest.raises(Reject) as rejected:
+        parse.run(**fields)
+    assert rejected.value.requeue
+
+
+def test_a_message_that_came_too_late_is_not_remembered_as_revoked(published: Broker) -> None:
+    late = utc_now() - timedelta(hours=1)
+    app.send_task("tasks.parse", kwargs={"job_description": POSTING}, task_id="late", queue="parse", expires=late)
+    app.send_task("tasks.parse", kwargs={"job_description": POSTING}, task_id="in time", queue="parse", expires=3600)
+    with app.connection_for_read() as connection:
+        arrived = [connection.default_channel.basic_get("parse", no_ack=True) for _ in range(2)]
+    requests = [QuietRequest(one, app=app, task=parse, hostname="h") for one in arrived]
+    assert {request.id: request.maybe_expire() for request in requests} == {"late": True, "in time": None}
+    assert "late" not in revoked, "somebody may start it again"
+
+
 def test_a_message_whose_key_another_job_has_fails_and_names_that_job(published: Broker) -> None:
     first = parse.delay(job_description=POSTING, idempotency_key="order 17")
     with message("second"), pytest.raises(JobFailed, match=f"job {first.id} has this key already") as failed:
@@ -124,11 +160,14 @@ def test_a_worker_shows_nobody_what_a_message_carries(published: Broker) -> None
 
 
 @pytest.mark.usefixtures("results")
-def test_what_is_revoked_is_cancelled_unless_it_has_begun(published: Broker) -> None:
+def test_what_is_revoked_is_cancelled_unless_it_has_begun(published: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[list[str]] = []
+    monkeypatch.setattr("worker.control.CeleryControl.revoke", lambda _, ids: told.append(ids))
     waiting, running, late = submit(), submit(), submit()
     with write() as session:
         assert claim(session, running, "a runner")
     app.control.revoke([waiting, running, "nobody's"])
+    assert told == [["nobody's"]], "workers would throw away what they were told of for hours"
     assert not cancel_job(app, running)
     # a message that arrives at a worker which was told by Celery alone
     task_revoked.send(sender=parse, request=SimpleNamespace(id=late), terminated=False, signum=None, expired=False)

@@ -15,6 +15,7 @@ from selection.registry import Model
 from tasks.kinds import Embed, Parse
 from tests.worker.conftest import Simulator
 from tests.worker.lab import (
+    allow_daily,
     attempts,
     die_during_the_call,
     end_all_leases,
@@ -26,6 +27,7 @@ from tests.worker.lab import (
     submit,
 )
 from tests.worker.recorder import ANSWER, Recorder
+from worker.attempt import run_attempt
 from worker.errors import JobFailed, NotOurs, RunAgain, UnknownJob
 from worker.kind import ChatRequest, Request
 from worker.run import run_job
@@ -68,6 +70,23 @@ def test_a_job_whose_worker_is_stopped_before_its_next_call_is_handed_back(simul
         run(job_id, Stopping())
     assert job(job_id).state == JobState.WAITING
     assert (attempts(), spent_and_reserved(), simulator.requests()) == ([], (0, 0), 0)
+
+
+def test_a_runner_that_lost_its_job_does_not_say_that_it_failed(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stalled(*arguments: Any, **options: Any) -> Any:
+        # its lease ends, another runner has the job, and there is no room for a second call
+        with write() as session:
+            session.get_one(Job, job_id).runner = "another"
+        allow_daily("0.0000001")
+        return run_attempt(*arguments, **options)
+
+    job_id = submit()
+    monkeypatch.setattr("worker.one_run.run_attempt", stalled)
+    with pytest.raises(NotOurs):
+        run(job_id)
+    assert (job(job_id).state, job(job_id).runner, job(job_id).error) == (JobState.RUNNING, "another", None)
 
 
 def test_without_sql_no_job_is_taken(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
