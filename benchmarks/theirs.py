@@ -161,8 +161,14 @@ class Proxy(Peer):
     at_most = 5  # it lets few through, of forty at a time
 
     def before_round(self, scenario: Scenario, budget: int) -> None:
-        if not self.server:
-            self.start_proxy({})
+        """A new proxy, since one that has lost its Redis once may stay without it."""
+        if self.server:
+            self.end(["proxy"])
+        self.start_proxy(self.router_settings(budget))
+
+    def router_settings(self, budget: int) -> dict[str, Any]:
+        """More of these, for a budget in nano-USD."""
+        return {}
 
     def start_proxy(self, router: dict[str, Any]) -> None:
         """A proxy that answers; `router` is more of its `router_settings`."""
@@ -230,12 +236,10 @@ class ProxyStrict(Proxy):
 
 
 class ProxyProvider(Proxy):
-    """The same, with a budget of the provider instead of the key's. It has a new proxy for each round."""
+    """The same, with a budget of the provider instead of the key's."""
 
-    def before_round(self, scenario: Scenario, budget: int) -> None:
-        if self.server:
-            self.end(["proxy"])
-        self.start_proxy({"provider_budget_config": {"openai": {"budget_limit": budget / 1e9, "time_period": "1d"}}})
+    def router_settings(self, budget: int) -> dict[str, Any]:
+        return {"provider_budget_config": {"openai": {"budget_limit": budget / 1e9, "time_period": "1d"}}}
 
     def key(self, budget: int, name: str) -> str:
         return super().key(1000 * budget, name)
