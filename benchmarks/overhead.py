@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import TimeoutError as NotInTime
 from celery.result import AsyncResult, ResultSet
 
 from benchmarks.peers.environment import peer_environment
@@ -62,7 +63,11 @@ def one_round(servers: Servers, name: str, submit: Submit, jobs: int, alone: int
     before, own, started = (cpu_s(worker), cpu_s(redis)), time.process_time(), time.perf_counter()
     results = [submit() for _ in range(jobs)]
     own = time.process_time() - own
-    ResultSet(results, app=results[0].app).join(timeout=WAIT_S)
+    try:
+        ResultSet(results, app=results[0].app).join(timeout=WAIT_S)
+    except NotInTime:
+        missing = [one.id for one in results if not one.ready()]
+        raise RuntimeError(f"{name}: not told within {WAIT_S} s; {len(missing)} not over: {missing[:5]}") from None
     seconds = time.perf_counter() - started
     used = (cpu_s(worker) - before[0], cpu_s(redis) - before[1])
     walls = []
